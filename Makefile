@@ -1,0 +1,45 @@
+# The README's commands. `make up` sets everything up and runs the gateway; `make test` runs everything CI runs.
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup
+
+.PHONY: up setup test lint gen lock bench clean
+
+up: setup
+	@$(BIN)/onegate up $(ARGS)
+
+setup: $(STAMP)
+
+$(STAMP): requirements.lock requirements-dev.lock pyproject.toml tools/python
+	@python=$$(sh tools/python) && echo "setting up $(VENV) with $$python" && "$$python" -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+lint: setup
+	@$(BIN)/python tools/gen.py --check
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/buf lint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/mypy
+
+test: setup lint
+	@$(BIN)/pytest $(ARGS)
+
+gen: setup
+	@$(BIN)/python tools/gen.py
+
+# Locks name hashes and no address: the package index is whatever the machine is set up with.
+lock:
+	@uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --python-version 3.11 pyproject.toml -o requirements.lock
+	@uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	  --python-version 3.11 pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+
+bench: setup
+	@$(BIN)/python -m bench $(ARGS)
+
+clean:
+	@rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,158 @@
+"""What a provider module is: four pure moments of one HTTP exchange, and how it lists its models.
+
+A module here never opens a socket and never reads a clock: ``upstream.py`` carries what it
+returns. Messages in, JSON out and back; what the wire cannot say is refused with
+``GatewayError``, never dropped.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from onegate.common.v1 import token_usage_pb2
+from onegate.router.v1 import chat_pb2
+from runtime.errors import GatewayError
+from runtime.sse import ServerSentEvent
+
+Headers = Sequence[tuple[str, str]]
+Cost = Callable[[token_usage_pb2.TokenUsage], int]
+"""What a usage costs at the price pinned at admission, in nano-USD."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One call to one deployment.
+
+    ``request`` is typed unless ``native`` is true: then ``request.native.body`` is in the wire's
+    own dialect and is forwarded, with only what must change changed (model, stream usage).
+    ``model`` is the provider's own name of the model.
+    """
+
+    request: chat_pb2.ChatRequest
+    model: str
+    cost: Cost
+    native: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamRequest:
+    """What is sent. ``path`` is appended to the provider's base URL as it is; it starts with
+    ``/``.
+    """
+
+    method: str
+    path: str
+    headers: Headers
+    body: bytes
+
+
+@dataclass(slots=True, kw_only=True)
+class Answer:
+    """A whole answer: ``event`` is an ``answer``, or ``native`` bytes when the exchange was native.
+
+    ``usage`` is ``None`` when the provider did not say; ``output_bytes`` counts the UTF-8 bytes
+    of all that the model wrote, for a local count in that case.
+    """
+
+    event: chat_pb2.ChatEvent
+    usage: token_usage_pb2.TokenUsage | None
+    finish_reason: str
+    upstream_id: str
+    output_bytes: int
+
+
+class Stream(Protocol):
+    """Decodes one streamed answer. Its attributes say how far it got, at any moment."""
+
+    usage: token_usage_pb2.TokenUsage | None
+    finish_reason: str
+    upstream_id: str
+    output_bytes: int
+    started: bool
+    """A piece of content has come: from here on no other deployment can take over."""
+    done: bool
+    """The answer is complete; what the provider sends beyond is ignored."""
+
+    def feed(self, events: Sequence[ServerSentEvent]) -> list[chat_pb2.ChatEvent]:
+        """``delta`` events, or ``native`` bytes when the exchange is native.
+
+        Raises ``GatewayError`` for an error event inside the stream (the mapped reason) and for
+        what is not the wire's protocol (UPSTREAM_PROTOCOL).
+        """
+        ...
+
+    def end(self) -> list[chat_pb2.ChatEvent]:
+        """The provider closed the stream. Raises UPSTREAM_PROTOCOL when the answer was not
+        complete.
+        """
+        ...
+
+
+class ListedModel(NamedTuple):
+    """A model as the provider's own list names it. Zero and empty mean "not said"."""
+
+    id: str
+    created_unix_s: int = 0
+    owner: str = ""
+    name: str = ""
+    context_tokens_max: int = 0
+    output_tokens_max: int = 0
+
+
+class Wire(Protocol):
+    """How a provider speaks. Stateless; one value serves every call."""
+
+    @property
+    def dialect(self) -> chat_pb2.Dialect.ValueType:
+        """The dialect that the wire speaks."""
+        ...
+
+    @property
+    def native(self) -> bool:
+        """Whether bodies of that dialect are forwarded as they are, both ways."""
+        ...
+
+    @property
+    def base_url(self) -> str:
+        """The vendor's own base URL; empty when an operator must say it."""
+        ...
+
+    def authorize(self, secret: str) -> Headers:
+        """Where the credential goes."""
+        ...
+
+    def request(self, exchange: Exchange) -> UpstreamRequest:
+        """The provider's form of a chat call, without its credential."""
+        ...
+
+    def response(self, exchange: Exchange, body: bytes) -> Answer:
+        """A whole answer (HTTP 2xx). Raises UPSTREAM_PROTOCOL when it is not one."""
+        ...
+
+    def stream(self, exchange: Exchange) -> Stream:
+        """A decoder for one streamed answer."""
+        ...
+
+    def error(self, status: int, headers: Mapping[str, str], body: bytes) -> GatewayError:
+        """What an HTTP status of 300 or more means. ``headers`` has lower-case keys."""
+        ...
+
+    def models_request(self) -> UpstreamRequest | None:
+        """How to ask for the provider's models; ``None`` when it has no such list."""
+        ...
+
+    def models(self, body: bytes) -> list[ListedModel]:
+        """The provider's models. Raises UPSTREAM_PROTOCOL when the body is not a list of models."""
+        ...
+
+
+@dataclass(slots=True)
+class StreamState:
+    """The attributes every :class:`Stream` has, to inherit."""
+
+    usage: token_usage_pb2.TokenUsage | None = field(default=None)
+    finish_reason: str = ""
+    upstream_id: str = ""
+    output_bytes: int = 0
+    started: bool = False
+    done: bool = False
