@@ -67,7 +67,6 @@ class AuthSettings:
     listen: str = ""
     dsn: str = ""
     pepper_file: str = ""
-    operator_token_file: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +75,13 @@ class UsageSettings:
 
     listen: str = ""
     dsn: str = ""
-    auth: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpcSettings:
-    """gRPC in every process."""
+    """gRPC in every process. ``operator_token_file`` holds the secret that admits administration."""
 
+    operator_token_file: str = ""
     reflection: bool = False
     revocation_grace_s: float = 60.0
     message_bytes_max: int = 64 * 1024 * 1024
