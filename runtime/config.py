@@ -79,7 +79,9 @@ class UsageSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RpcSettings:
-    """gRPC in every process. ``operator_token_file`` holds the secret that admits administration."""
+    """gRPC in every process. ``operator_token_file`` holds the secret that admits
+    administration.
+    """
 
     operator_token_file: str = ""
     reflection: bool = False
