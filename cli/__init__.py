@@ -1,0 +1,1 @@
+"""The ``onegate`` command: starts the processes and administers a running gateway from a terminal."""

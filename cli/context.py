@@ -1,0 +1,24 @@
+"""What every command is given: how to load the settings, and how a user's mistake is shown."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+from runtime.config import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CliContext:
+    """Set by the main command as ``typer.Context.obj``."""
+
+    load: Callable[[], Settings]
+    """Reads file, environment and flags once more; raises ``ConfigError`` with file and line."""
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """Ends the command with one line on standard error and no traceback."""
+    Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {message}", highlight=False)
+    raise typer.Exit(code)

@@ -1,0 +1,143 @@
+"""The ``onegate`` command and its flags. Everything else of the command line hangs below."""
+
+import os
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli import keys, serve, usage
+from cli.context import CliContext, fail
+from cli.up import UpOptions, up
+from runtime import config
+from runtime.config import ConfigError, Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="One API key, one OpenAI-compatible endpoint, hundreds of models.",
+)
+app.add_typer(keys.app, name="keys")
+app.add_typer(usage.app, name="usage")
+app.add_typer(usage.prices_app, name="prices")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="Configuration file; default: onegate.toml if it exists."),
+]
+DataDirOption = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where databases, journal and sockets live.")
+]
+
+
+def load(config_file: Path | None, overrides: dict[str, object]) -> Settings:
+    """The settings from file, environment and flags, with this machine's defaults filled in."""
+    path = config_file
+    if path is None and Path("onegate.toml").is_file():
+        path = Path("onegate.toml")
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return config.with_local_defaults(config.load(path, os.environ, given))
+
+
+def _load_or_fail(config_file: Path | None, overrides: dict[str, object]) -> Settings:
+    try:
+        return load(config_file, overrides)
+    except ConfigError as error:
+        fail(str(error), 2)
+
+
+@app.callback()
+def main_options(
+    context: typer.Context, config_file: ConfigOption = None, data_dir: DataDirOption = None
+) -> None:
+    """Options that administration commands share."""
+    context.obj = CliContext(
+        load=lambda: _load_or_fail(config_file, {"data_dir": _text(data_dir)}),
+    )
+
+
+@app.command("up")
+def up_command(
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    data_dir: DataDirOption = None,
+    config_file: ConfigOption = None,
+    workers: Annotated[
+        int | None, typer.Option(help="How many edge and how many router processes.")
+    ] = None,
+    credentials_file: Annotated[
+        Path | None,
+        typer.Option(help="On the first start, also write base_url and keys here, as JSON."),
+    ] = None,
+) -> None:
+    """Run the whole gateway on this machine."""
+    overrides: dict[str, object] = {
+        "edge.host": host,
+        "edge.port": port,
+        "data_dir": _text(data_dir),
+        "workers": workers,
+    }
+    settings = _load_or_fail(config_file, overrides)
+    arguments = [
+        *_flag("--host", host),
+        *_flag("--port", port),
+        *_flag("--data-dir", data_dir),
+        *_flag("--config", config_file),
+        *_flag("--workers", workers),
+    ]
+    up(settings, UpOptions(arguments=arguments, credentials_file=credentials_file))
+
+
+@app.command("serve")
+def serve_command(
+    service: Annotated[str, typer.Argument(help="auth, usage, router or edge.")],
+    host: Annotated[str | None, typer.Option(help="edge: address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="edge: port to listen on.")] = None,
+    data_dir: DataDirOption = None,
+    config_file: ConfigOption = None,
+    workers: Annotated[int | None, typer.Option(help="How many routers there are.")] = None,
+    index: Annotated[int, typer.Option(help="Which of several; names the router's journal.")] = 0,
+    link_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Run one service."""
+    if service not in serve.SERVICES:
+        fail(f"there is no service {service!r}: choose one of {', '.join(serve.SERVICES)}", 2)
+    overrides: dict[str, object] = {
+        "edge.host": host,
+        "edge.port": port,
+        "data_dir": _text(data_dir),
+        "workers": workers,
+    }
+    settings = _load_or_fail(config_file, overrides)
+    if index:
+        settings = config.nth_worker(settings, index)
+    serve.serve(service, settings, link_descriptor)
+
+
+@app.command("version")
+def version_command() -> None:
+    """Print the version."""
+    typer.echo(installed_version("onegate"))
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _flag(name: str, value: object | None) -> list[str]:
+    return [] if value is None else [name, str(value)]
+
+
+def main() -> None:
+    """Runs the command; Ctrl-C ends it without a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""The house rules that a program can check: sizes, names, and what may be called where.
+
+``EXCEPTIONS`` may only shrink: an entry that is no longer needed fails the test.
+"""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILE_LINES_MAX = 600
+FUNCTION_LINES_MAX = 70
+PARAMETERS_MAX = 5
+BAD_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
+ROOMS = ("runtime", "services", "edge", "cli", "tools", "bench", "tests")
+PRODUCT = ("runtime", "services", "edge", "cli")
+
+PORTS = {"time.time", "time.monotonic", "asyncio.sleep", "datetime.now", "os.urandom"}
+"""What only ``runtime/clock.py`` may reach for; everybody else is given a clock."""
+ENVIRONMENT = {"os.environ", "os.getenv"}
+"""What only ``runtime/config.py`` may read; the command hands the environment to it."""
+DANGEROUS = {"eval", "exec", "compile", "pickle.loads", "os.system", "os.popen"}
+
+MAY_USE = {
+    "runtime/clock.py": PORTS,
+    "runtime/config.py": ENVIRONMENT,
+    "cli/main.py": ENVIRONMENT,
+}
+
+EXCEPTIONS: set[str] = set()
+"""``path: rule`` of what is allowed to stay for now."""
+
+
+def sources(*rooms: str) -> list[Path]:
+    return sorted(path for room in rooms for path in (ROOT / room).rglob("*.py"))
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def dotted(node: ast.AST) -> str:
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def faults_of_size(path: Path, tree: ast.Module) -> Iterator[str]:
+    if len(path.read_text().splitlines()) > FILE_LINES_MAX:
+        yield "too many lines"
+    for function in functions(tree):
+        if (function.end_lineno or 0) - function.lineno + 1 > FUNCTION_LINES_MAX:
+            yield f"{function.name} is too long"
+        given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+        counted = [argument for argument in given if argument.arg not in ("self", "cls")]
+        is_command = any("command" in dotted(d.func) for d in function.decorator_list
+                         if isinstance(d, ast.Call)) or any(
+            "callback" in dotted(d.func) for d in function.decorator_list if isinstance(d, ast.Call)
+        )
+        if len(counted) > PARAMETERS_MAX and not is_command:
+            yield f"{function.name} has too many parameters"
+
+
+def faults_of_calls(path: Path, tree: ast.Module) -> Iterator[str]:
+    allowed = MAY_USE.get(relative(path), set())
+    for node in ast.walk(tree):
+        name = dotted(node)
+        for banned in (PORTS | ENVIRONMENT | DANGEROUS) - allowed:
+            if name == banned or ("." in banned and name.endswith(f".{banned}")):
+                yield f"uses {banned}"
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            module = node.module if isinstance(node, ast.ImportFrom) else ""
+            if "random" in names or module == "random":
+                yield "imports random"
+            if "subprocess" in names:
+                yield "imports subprocess"
+
+
+def faults_of_form(tree: ast.Module) -> Iterator[str]:
+    if not ast.get_docstring(tree) and tree.body:
+        yield "has no module docstring"
+    for function in functions(tree):
+        for node in ast.walk(function):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                yield f"{function.name} imports inside"
+            if isinstance(node, ast.Global):
+                yield f"{function.name} keeps module state"
+
+
+@pytest.mark.parametrize("path", sources(*ROOMS), ids=relative)
+def test_the_house_is_tidy(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    faults = set(faults_of_size(path, tree))
+    if path.relative_to(ROOT).parts[0] in PRODUCT:
+        faults |= set(faults_of_calls(path, tree)) | set(faults_of_form(tree))
+    if BAD_NAMES & set(re.split(r"[/._]", relative(path).removesuffix(".py"))):
+        faults.add("has a name that says nothing")
+    found = {f"{relative(path)}: {fault}" for fault in faults}
+    expected = {entry for entry in EXCEPTIONS if entry.startswith(f"{relative(path)}:")}
+    assert found == expected
+
+
+def test_no_committed_file_names_a_machine_path_or_a_registry() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True
+    ).stdout.decode()
+    banned = re.compile(
+        "|".join(["/wo" + "rk/", "py" + "pi\\.org", "python" + "hosted", "registry\\." + "npmjs"])
+    )
+    hits = [
+        name
+        for name in listed.split("\0")
+        if name and (ROOT / name).is_file() and banned.search((ROOT / name).read_text("utf-8", "replace"))
+    ]
+    assert hits == []
+
+
+def test_locks_pin_every_package_by_hash_and_name_no_address() -> None:
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        text = (ROOT / name).read_text()
+        pins = re.findall(r"^[a-z0-9][^\s=]*==", text, re.MULTILINE)
+        assert len(pins) > 20
+        assert "://" not in text
+        for block in re.split(r"\n(?=[a-z0-9])", text.strip()):
+            assert "--hash=sha256:" in block, block
