@@ -2,15 +2,17 @@
 FROM python:3.13-slim AS build
 WORKDIR /src
 RUN python -m venv /opt/onegate
-COPY requirements.lock ./
-RUN /opt/onegate/bin/pip install --no-cache-dir --require-hashes -r requirements.lock
+COPY requirements.lock requirements-build.lock ./
+RUN /opt/onegate/bin/pip install --no-cache-dir --require-hashes -r requirements.lock \
+  && pip install --no-cache-dir --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY onegate onegate
 COPY runtime runtime
 COPY services services
 COPY edge edge
 COPY cli cli
-RUN /opt/onegate/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir dist . \
+  && /opt/onegate/bin/pip install --no-cache-dir --no-deps dist/*.whl
 
 FROM python:3.13-slim
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/onegate onegate

@@ -1,1 +1,3 @@
-"""The ``onegate`` command: starts the processes and administers a running gateway from a terminal."""
+"""The ``onegate`` command: starts the processes and administers a running gateway from a
+terminal.
+"""

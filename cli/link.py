@@ -1,7 +1,7 @@
 """The thread between ``onegate up`` and a process it supervises: one socket pair.
 
-The child says that it serves; each side learns of the other's death by the end of the stream, so that a
-killed supervisor never leaves orphans behind.
+The child says that it serves; each side learns of the other's death by the end of the stream, so
+that a killed supervisor never leaves orphans behind.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ class ChildLink:
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=descriptor)
-        self._socket.setblocking(False)  # noqa: FBT003
+        self._socket.setblocking(False)
         self._watcher: asyncio.Task[None] | None = None
 
     def ready(self) -> None:

@@ -7,12 +7,12 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import Final, Protocol
 
-import uvloop
-
 import edge.app
 import services.auth.server
 import services.router.server
 import services.usage.server
+import uvloop
+
 from cli.link import ChildLink
 from runtime import telemetry
 from runtime.config import Settings
@@ -39,7 +39,9 @@ SERVICES: Final[dict[str, Run]] = {
 
 
 def serve(service: str, settings: Settings, link_descriptor: int | None = None) -> None:
-    """Runs ``service`` until SIGTERM, SIGINT or the end of its supervisor; a second signal is fast."""
+    """Runs ``service`` until SIGTERM, SIGINT or the end of its supervisor; a second signal is
+    fast.
+    """
     telemetry.configure_logging(service, settings.telemetry)
     uvloop.run(_serve(SERVICES[service], settings, link_descriptor))
 

@@ -29,7 +29,9 @@ class StartError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """One process: its name in the log, its command, and how long it may take to stop, in seconds."""
+    """One process: its name in the log, its command, and how long it may take to stop, in
+    seconds.
+    """
 
     name: str
     command: Sequence[str]
@@ -115,7 +117,7 @@ class Child:
     async def _spawn(self) -> asyncio.Task[None]:
         """Starts the process once; gives the task that passes its log on."""
         ours, theirs = socket.socketpair()
-        ours.setblocking(False)  # noqa: FBT003
+        ours.setblocking(False)
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *self.program.command,
@@ -143,7 +145,9 @@ class Child:
         return pumps
 
     async def _pass_log_on(self, process: asyncio.subprocess.Process, link: socket.socket) -> None:
-        """Copies the process's lines to the log; keeps the link open as long as the process lives."""
+        """Copies the process's lines to the log; keeps the link open as long as the process
+        lives.
+        """
         with link:
             stream = process.stdout
             while stream is not None:
@@ -215,7 +219,9 @@ async def supervise(
 
 
 def exclusive(path: str) -> int:
-    """Takes the lock of a data directory; gives the descriptor that holds it. Raises BlockingIOError."""
+    """Takes the lock of a data directory; gives the descriptor that holds it. Raises
+    BlockingIOError.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         os.lockf(descriptor, os.F_TLOCK, 0)

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
+from services.auth.bootstrap import Bootstrap, bootstrap
 
 from cli.context import fail
 from cli.supervisor import Child, Program, StartError, exclusive, supervise
 from runtime.clock import Clock, SystemClock, SystemEntropy
 from runtime.config import Settings
-from services.auth.bootstrap import Bootstrap, bootstrap
 
 STOP_TIMEOUT_S: Final = 15.0
-"""How long auth and usage may take to stop, in seconds; edge and router have their drain beside it."""
+"""How long auth and usage may take to stop, in seconds; edge and router have their drain beside
+it.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +155,9 @@ FIRST_MODELS: Final = {
 
 
 def first_model(settings: Settings) -> str:
-    """A model that the printed call can use with what is configured; the demo's without a credential."""
+    """A model that the printed call can use with what is configured; the demo's without a
+    credential.
+    """
     for provider in settings.providers:
         if provider.models:
             return f"{provider.name}/{provider.models[0]}"

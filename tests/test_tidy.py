@@ -63,8 +63,9 @@ def faults_of_size(path: Path, tree: ast.Module) -> Iterator[str]:
             yield f"{function.name} is too long"
         given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
         counted = [argument for argument in given if argument.arg not in ("self", "cls")]
-        is_command = any("command" in dotted(d.func) for d in function.decorator_list
-                         if isinstance(d, ast.Call)) or any(
+        is_command = any(
+            "command" in dotted(d.func) for d in function.decorator_list if isinstance(d, ast.Call)
+        ) or any(
             "callback" in dotted(d.func) for d in function.decorator_list if isinstance(d, ast.Call)
         )
         if len(counted) > PARAMETERS_MAX and not is_command:
@@ -121,7 +122,9 @@ def test_no_committed_file_names_a_machine_path_or_a_registry() -> None:
     hits = [
         name
         for name in listed.split("\0")
-        if name and (ROOT / name).is_file() and banned.search((ROOT / name).read_text("utf-8", "replace"))
+        if name
+        and (ROOT / name).is_file()
+        and banned.search((ROOT / name).read_text("utf-8", "replace"))
     ]
     assert hits == []
 
