@@ -81,12 +81,19 @@ class UsageSettings:
 class RpcSettings:
     """gRPC in every process. ``operator_token_file`` holds the secret that admits
     administration.
+
+    ``calls_max`` bounds the calls under way, per relay stream and for all plain RPCs of a
+    process together; ``call_timeout_max_s`` ends calls that bring no deadline or a later one;
+    ``relay_gather_s`` is the least time between two batches of a relay stream, 0 for none.
     """
 
     operator_token_file: str = ""
     reflection: bool = False
     revocation_grace_s: float = 60.0
     message_bytes_max: int = 64 * 1024 * 1024
+    calls_max: int = 4096
+    call_timeout_max_s: float = 3600.0
+    relay_gather_s: float = 0.001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
