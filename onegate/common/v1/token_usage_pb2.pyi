@@ -40,6 +40,7 @@ class TokenUsage(_message.Message):
     CACHED_INPUT_AUDIO_TOKENS_FIELD_NUMBER: _builtins.int
     ESTIMATED_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """All input tokens."""
     cached_input_tokens: _builtins.int
@@ -72,6 +73,8 @@ class TokenUsage(_message.Message):
     """True when the gateway counted because the provider did not say."""
     extra_json: _builtins.bytes
     """What the provider reported beside these, as a JSON object; empty when nothing."""
+    service_tier: _builtins.str
+    """The service tier that served, in the provider's own word; chooses among the rates of the price sheet."""
     def __init__(
         self,
         *,
@@ -91,10 +94,11 @@ class TokenUsage(_message.Message):
         cached_input_audio_tokens: _builtins.int = ...,
         estimated: _builtins.bool = ...,
         extra_json: _builtins.bytes = ...,
+        service_tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_prediction_tokens", b"accepted_prediction_tokens", "cache_write_1h_tokens", b"cache_write_1h_tokens", "cache_write_tokens", b"cache_write_tokens", "cached_input_audio_tokens", b"cached_input_audio_tokens", "cached_input_tokens", b"cached_input_tokens", "estimated", b"estimated", "extra_json", b"extra_json", "input_audio_tokens", b"input_audio_tokens", "input_image_tokens", b"input_image_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_image_tokens", b"output_image_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "rejected_prediction_tokens", b"rejected_prediction_tokens", "web_searches", b"web_searches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_prediction_tokens", b"accepted_prediction_tokens", "cache_write_1h_tokens", b"cache_write_1h_tokens", "cache_write_tokens", b"cache_write_tokens", "cached_input_audio_tokens", b"cached_input_audio_tokens", "cached_input_tokens", b"cached_input_tokens", "estimated", b"estimated", "extra_json", b"extra_json", "input_audio_tokens", b"input_audio_tokens", "input_image_tokens", b"input_image_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_image_tokens", b"output_image_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "rejected_prediction_tokens", b"rejected_prediction_tokens", "service_tier", b"service_tier", "web_searches", b"web_searches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

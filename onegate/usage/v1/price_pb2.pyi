@@ -143,22 +143,26 @@ class Rate(_message.Message):
     METER_FIELD_NUMBER: _builtins.int
     NANO_USD_PER_MILLION_FIELD_NUMBER: _builtins.int
     ABOVE_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
     meter: Global___Meter.ValueType
     """What is counted."""
     nano_usd_per_million: _builtins.int
     """Nano-USD for one million units; exact to a thousandth of a cent per trillion tokens."""
     above_input_tokens: _builtins.int
     """The rate applies when the call's input has more tokens than this; 0 for the base rate."""
+    service_tier: _builtins.str
+    """The rate applies when the call was served in this service tier (`flex`, `priority`); empty for the standard one."""
     def __init__(
         self,
         *,
         meter: Global___Meter.ValueType = ...,
         nano_usd_per_million: _builtins.int = ...,
         above_input_tokens: _builtins.int = ...,
+        service_tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["above_input_tokens", b"above_input_tokens", "meter", b"meter", "nano_usd_per_million", b"nano_usd_per_million"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above_input_tokens", b"above_input_tokens", "meter", b"meter", "nano_usd_per_million", b"nano_usd_per_million", "service_tier", b"service_tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

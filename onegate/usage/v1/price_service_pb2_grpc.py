@@ -45,6 +45,11 @@ class PriceServiceStub:
                 request_serializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.WatchPricesRequest.SerializeToString,
                 response_deserializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.WatchPricesResponse.FromString,
                 _registered_method=True)
+        self.GetPrice = channel.unary_unary(
+                '/onegate.usage.v1.PriceService/GetPrice',
+                request_serializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.GetPriceRequest.SerializeToString,
+                response_deserializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.GetPriceResponse.FromString,
+                _registered_method=True)
 
 
 class PriceServiceServicer:
@@ -65,6 +70,13 @@ class PriceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetPrice(self, request, context):
+        """The sheets of one model by any of its names, also those that the watch does not list (dated snapshots).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PriceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_PriceServiceServicer_to_server(servicer, server):
                     servicer.WatchPrices,
                     request_deserializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.WatchPricesRequest.FromString,
                     response_serializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.WatchPricesResponse.SerializeToString,
+            ),
+            'GetPrice': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetPrice,
+                    request_deserializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.GetPriceRequest.FromString,
+                    response_serializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.GetPriceResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class PriceService:
             '/onegate.usage.v1.PriceService/WatchPrices',
             onegate_dot_usage_dot_v1_dot_price__service__pb2.WatchPricesRequest.SerializeToString,
             onegate_dot_usage_dot_v1_dot_price__service__pb2.WatchPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetPrice(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.usage.v1.PriceService/GetPrice',
+            onegate_dot_usage_dot_v1_dot_price__service__pb2.GetPriceRequest.SerializeToString,
+            onegate_dot_usage_dot_v1_dot_price__service__pb2.GetPriceResponse.FromString,
             options,
             channel_credentials,
             insecure,

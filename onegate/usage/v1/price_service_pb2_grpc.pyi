@@ -20,6 +20,8 @@ class PriceServiceStub:
     """The sheets in force now, page by page, by model."""
     WatchPrices: _aio.UnaryStreamMultiCallable[_price_service_pb2.WatchPricesRequest, _price_service_pb2.WatchPricesResponse]
     """All sheets in force, then every change, and a heartbeat at least each 5 s."""
+    GetPrice: _aio.UnaryUnaryMultiCallable[_price_service_pb2.GetPriceRequest, _price_service_pb2.GetPriceResponse]
+    """The sheets of one model by any of its names, also those that the watch does not list (dated snapshots)."""
 
 class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Says what models cost. usage is the authority; routers keep a copy that is pushed to them."""
@@ -39,5 +41,13 @@ class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_price_service_pb2.WatchPricesRequest, _abc.AsyncIterator[_price_service_pb2.WatchPricesResponse]],
     ) -> _abc.AsyncIterator[_price_service_pb2.WatchPricesResponse]:
         """All sheets in force, then every change, and a heartbeat at least each 5 s."""
+
+    @_abc_1.abstractmethod
+    def GetPrice(
+        self,
+        request: _price_service_pb2.GetPriceRequest,
+        context: _aio.ServicerContext[_price_service_pb2.GetPriceRequest, _abc.Awaitable[_price_service_pb2.GetPriceResponse]],
+    ) -> _abc.Awaitable[_price_service_pb2.GetPriceResponse]:
+        """The sheets of one model by any of its names, also those that the watch does not list (dated snapshots)."""
 
 def add_PriceServiceServicer_to_server(servicer: PriceServiceServicer, server: _aio.Server) -> None: ...
