@@ -494,22 +494,28 @@ class ThinkingPart(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     REDACTED_DATA_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The thought, or its summary."""
     signature: _builtins.str
     """The provider's proof, to be sent back unchanged."""
     redacted_data: _builtins.str
     """A thought that the provider encrypted; `text` is then empty."""
+    extra_json: _builtins.bytes
+    """Fields of the thought that this contract does not name (its `id` and `format` at OpenRouter), as a JSON
+    object, to be sent back unchanged; empty when none.
+    """
     def __init__(
         self,
         *,
         text: _builtins.str = ...,
         signature: _builtins.str = ...,
         redacted_data: _builtins.str = ...,
+        extra_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["redacted_data", b"redacted_data", "signature", b"signature", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_json", b"extra_json", "redacted_data", b"redacted_data", "signature", b"signature", "text", b"text"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

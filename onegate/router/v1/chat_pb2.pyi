@@ -1237,6 +1237,7 @@ class ChoiceDelta(_message.Message):
     STARTS_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
+    CHOICE_EXTRA_JSON_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Which choice."""
     text: _builtins.str
@@ -1253,6 +1254,8 @@ class ChoiceDelta(_message.Message):
     """True on the choice's first piece, which names the role."""
     extra_json: _builtins.bytes
     """Delta fields that this contract does not name, as a JSON object; empty when none."""
+    choice_extra_json: _builtins.bytes
+    """Fields of the choice beside its delta that this contract does not name, as a JSON object; empty when none."""
     @_builtins.property
     def thinking(self) -> _content_pb2.ThinkingPart:
         """Thinking."""
@@ -1294,10 +1297,11 @@ class ChoiceDelta(_message.Message):
         starts: _builtins.bool = ...,
         images: _abc.Iterable[_content_pb2.ImagePart] | None = ...,
         extra_json: _builtins.bytes = ...,
+        choice_extra_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["audio", b"audio", "logprobs", b"logprobs", "thinking", b"thinking"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "audio", b"audio", "extra_json", b"extra_json", "finish_reason", b"finish_reason", "images", b"images", "index", b"index", "logprobs", b"logprobs", "native_finish_reason", b"native_finish_reason", "part_index", b"part_index", "refusal", b"refusal", "starts", b"starts", "text", b"text", "thinking", b"thinking", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["annotations", b"annotations", "audio", b"audio", "choice_extra_json", b"choice_extra_json", "extra_json", b"extra_json", "finish_reason", b"finish_reason", "images", b"images", "index", b"index", "logprobs", b"logprobs", "native_finish_reason", b"native_finish_reason", "part_index", b"part_index", "refusal", b"refusal", "starts", b"starts", "text", b"text", "thinking", b"thinking", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1438,12 +1442,15 @@ class Choice(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     NATIVE_FINISH_REASON_FIELD_NUMBER: _builtins.int
     LOGPROBS_FIELD_NUMBER: _builtins.int
+    EXTRA_JSON_FIELD_NUMBER: _builtins.int
     index: _builtins.int
     """Which one."""
     finish_reason: Global___FinishReason.ValueType
     """Why it ended."""
     native_finish_reason: _builtins.str
     """The same in the provider's own word."""
+    extra_json: _builtins.bytes
+    """Fields of the choice beside its message that this contract does not name, as a JSON object; empty when none."""
     @_builtins.property
     def message(self) -> _content_pb2.Message:
         """What the model said."""
@@ -1460,10 +1467,11 @@ class Choice(_message.Message):
         finish_reason: Global___FinishReason.ValueType = ...,
         native_finish_reason: _builtins.str = ...,
         logprobs: Global___Logprobs | None = ...,
+        extra_json: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["logprobs", b"logprobs", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "message", b"message", "native_finish_reason", b"native_finish_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["extra_json", b"extra_json", "finish_reason", b"finish_reason", "index", b"index", "logprobs", b"logprobs", "message", b"message", "native_finish_reason", b"native_finish_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
