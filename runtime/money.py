@@ -1,0 +1,154 @@
+"""What a call costs: whole nano-USD, exact, rounded up once.
+
+Every figure is an integer: counts of units times nano-USD for a million units, summed, then one
+division that rounds up. The result therefore never depends on the order of the sum, and is never
+below what the vendor charges.
+
+Pure: messages in, a number out.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from onegate.common.v1.token_usage_pb2 import TokenUsage
+from onegate.usage.v1 import price_pb2
+from onegate.usage.v1.price_pb2 import PriceSheet
+
+NANO_PER_USD: Final = 1_000_000_000
+COST_NANO_USD_MAX: Final = 2**63 - 1
+"""What a ledger row can hold, about nine billion dollars. A usage that would cost more is absurd;
+it is charged this much rather than lost to an overflow.
+"""
+
+_PER: Final = 1_000_000
+
+_ENCLOSING: Final[Mapping[int, tuple[int, ...]]] = {
+    price_pb2.METER_CACHED_INPUT_TOKENS: (price_pb2.METER_INPUT_TOKENS,),
+    price_pb2.METER_CACHE_WRITE_TOKENS: (price_pb2.METER_INPUT_TOKENS,),
+    price_pb2.METER_CACHE_WRITE_1H_TOKENS: (
+        price_pb2.METER_CACHE_WRITE_TOKENS,
+        price_pb2.METER_INPUT_TOKENS,
+    ),
+    price_pb2.METER_INPUT_AUDIO_TOKENS: (price_pb2.METER_INPUT_TOKENS,),
+    price_pb2.METER_INPUT_IMAGE_TOKENS: (price_pb2.METER_INPUT_TOKENS,),
+    # A vendor that names an audio rate and no rate for cached audio gives no discount on it.
+    price_pb2.METER_CACHED_INPUT_AUDIO_TOKENS: (
+        price_pb2.METER_INPUT_AUDIO_TOKENS,
+        price_pb2.METER_CACHED_INPUT_TOKENS,
+        price_pb2.METER_INPUT_TOKENS,
+    ),
+    price_pb2.METER_REASONING_TOKENS: (price_pb2.METER_OUTPUT_TOKENS,),
+    price_pb2.METER_OUTPUT_AUDIO_TOKENS: (price_pb2.METER_OUTPUT_TOKENS,),
+    price_pb2.METER_OUTPUT_IMAGE_TOKENS: (price_pb2.METER_OUTPUT_TOKENS,),
+}
+"""Whose rate a meter without one of its own is charged at: the first that has one."""
+
+
+def cost_nano_usd(sheet: PriceSheet, tokens: TokenUsage) -> int:
+    """What ``tokens`` cost at ``sheet``, in nano-USD, rounded up; from 0 to
+    ``COST_NANO_USD_MAX``.
+
+    - Each token is charged once, as :func:`split` says, at its own meter's rate or else at the
+      enclosing meter's.
+    - Among a meter's rates, those of the usage's ``service_tier`` go before the standard ones;
+      then the one with the greatest ``above_input_tokens`` below the call's input tokens applies,
+      to the whole call (https://ai.google.dev/gemini-api/docs/pricing,
+      https://platform.openai.com/docs/pricing).
+    - The fee for a request is due once when anything was consumed: an explicit zero stays zero.
+    - A meter for which neither it nor an enclosing one has a rate costs nothing; who makes a
+      sheet sees to it that this is what the vendor says.
+    """
+    if sheet.free:
+        return 0
+    counts = split(tokens)
+    if not counts:
+        return 0
+    rates = _rates(sheet, sum(counts.get(meter, 0) for meter in _INPUT), tokens.service_tier)
+    total = rates.get(price_pb2.METER_REQUESTS, 0)
+    for meter, count in counts.items():
+        rate = rates.get(meter)
+        if rate is None:
+            rate = next((rates[m] for m in _ENCLOSING.get(meter, ()) if m in rates), 0)
+        total += count * rate
+    return min(-(-total // _PER), COST_NANO_USD_MAX)
+
+
+def split(tokens: TokenUsage) -> dict[int, int]:
+    """``tokens`` by meter: every token under exactly one, no meter with 0.
+
+    A ``TokenUsage`` names totals and, among them, parts. What is absurd is read so that nothing
+    reported goes uncharged and nothing is charged twice:
+
+    - a negative count is 0;
+    - cached audio is cached and is audio: both are at least as much;
+    - a total below the sum of its parts is raised to it, where the parts exclude each other:
+      cached and written to a cache; audio and image; reasoning, audio and image of the output;
+    - audio or images may be cached tokens as well, and providers seldom say which. What the
+      caches leave of the total is taken for audio first, then for images, then for text.
+    """
+    counts = {**_split_input(tokens), **_split_output(tokens)}
+    counts[price_pb2.METER_WEB_SEARCHES] = tokens.web_searches
+    return {meter: count for meter, count in counts.items() if count > 0}
+
+
+_INPUT: Final = (
+    price_pb2.METER_INPUT_TOKENS,
+    price_pb2.METER_CACHED_INPUT_TOKENS,
+    price_pb2.METER_CACHE_WRITE_TOKENS,
+    price_pb2.METER_CACHE_WRITE_1H_TOKENS,
+    price_pb2.METER_INPUT_AUDIO_TOKENS,
+    price_pb2.METER_INPUT_IMAGE_TOKENS,
+    price_pb2.METER_CACHED_INPUT_AUDIO_TOKENS,
+)
+"""The meters that make up a call's input, which chooses the tier."""
+
+
+def _split_input(tokens: TokenUsage) -> dict[int, int]:
+    cached_audio = max(tokens.cached_input_audio_tokens, 0)
+    cached = max(tokens.cached_input_tokens, cached_audio)
+    written = max(tokens.cache_write_tokens, 0)
+    written_1h = max(tokens.cache_write_1h_tokens, 0)
+    audio = max(tokens.input_audio_tokens, cached_audio)
+    images = max(tokens.input_image_tokens, 0)
+    caches = cached + written + written_1h
+    total = max(tokens.input_tokens, caches, audio + images)
+    fresh = total - caches
+    fresh_audio = min(audio - cached_audio, fresh)
+    fresh_images = min(images, fresh - fresh_audio)
+    return {
+        price_pb2.METER_INPUT_TOKENS: fresh - fresh_audio - fresh_images,
+        price_pb2.METER_CACHED_INPUT_TOKENS: cached - cached_audio,
+        price_pb2.METER_CACHED_INPUT_AUDIO_TOKENS: cached_audio,
+        price_pb2.METER_CACHE_WRITE_TOKENS: written,
+        price_pb2.METER_CACHE_WRITE_1H_TOKENS: written_1h,
+        price_pb2.METER_INPUT_AUDIO_TOKENS: fresh_audio,
+        price_pb2.METER_INPUT_IMAGE_TOKENS: fresh_images,
+    }
+
+
+def _split_output(tokens: TokenUsage) -> dict[int, int]:
+    reasoning = max(tokens.reasoning_tokens, 0)
+    audio = max(tokens.output_audio_tokens, 0)
+    images = max(tokens.output_image_tokens, 0)
+    parts = reasoning + audio + images
+    return {
+        price_pb2.METER_OUTPUT_TOKENS: max(tokens.output_tokens, parts) - parts,
+        price_pb2.METER_REASONING_TOKENS: reasoning,
+        price_pb2.METER_OUTPUT_AUDIO_TOKENS: audio,
+        price_pb2.METER_OUTPUT_IMAGE_TOKENS: images,
+    }
+
+
+def _rates(sheet: PriceSheet, input_tokens: int, service_tier: str) -> dict[int, int]:
+    """The one rate of each meter that applies to a call, in nano-USD for a million units."""
+    found: dict[int, tuple[bool, int, int]] = {}
+    for rate in sheet.rates:
+        above = rate.above_input_tokens
+        tier = rate.service_tier
+        if (above and input_tokens <= above) or (tier and tier != service_tier):
+            continue
+        # Of two rates that say the same, the dearer wins: the result must not depend on order.
+        candidate = (bool(tier), above, rate.nano_usd_per_million)
+        if candidate > found.get(rate.meter, (False, -1, -1)):
+            found[rate.meter] = candidate
+    return {meter: rate for meter, (_, _, rate) in found.items()}
