@@ -1,136 +1,391 @@
-"""Every setting of every process, typed; the only place that knows the file, the environment and
-their names.
+"""The settings of this process, read from a file, the environment and flags, in that order of
+rank; the only place that knows their names.
 
-The TOML tables are the dataclasses below: ``[edge]`` is :class:`EdgeSettings`, each
-``[[provider]]`` is one :class:`ProviderSettings`. ``ONEGATE_<TABLE>_<KEY>`` in the environment
-wins over the file, a command-line flag over both. ``onegate.example.toml`` documents every key; a
-test keeps it equal to this module.
+``ONEGATE_<TABLE>_<KEY>`` in the environment wins over the file, a flag over both. What is not
+understood is refused, never ignored: :class:`ConfigError` lists every fault with file and line.
+The dataclasses are in ``runtime/settings.py``, credentials in ``runtime/credentials.py``; import
+both from here.
 """
 
-from dataclasses import dataclass, field
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Final, get_type_hints
+
+from runtime.credentials import (
+    WELL_KNOWN,
+    completed,
+    credential,
+    missing_credential,
+    well_known_providers,
+)
+from runtime.local import nth_worker, with_local_defaults
+from runtime.rules import ConfigError, Problem, Rule, did_you_mean, rule_of
+from runtime.settings import (
+    NEED_BASE_URL,
+    AuthSettings,
+    EdgeSettings,
+    ProviderSettings,
+    RouterSettings,
+    RpcSettings,
+    Settings,
+    TelemetrySettings,
+    UsageSettings,
+)
+from runtime.toml_lines import line_of
+
+__all__ = [
+    "DEFAULT_FILE",
+    "WELL_KNOWN",
+    "AuthSettings",
+    "ConfigError",
+    "EdgeSettings",
+    "ProviderSettings",
+    "RouterSettings",
+    "RpcSettings",
+    "Settings",
+    "TelemetrySettings",
+    "UsageSettings",
+    "credential",
+    "environment",
+    "load",
+    "nth_worker",
+    "with_local_defaults",
+]
+
+DEFAULT_FILE: Final = "onegate.toml"
+"""Read from the working directory when no other file is named and it is there."""
+
+FILE_BYTES_MAX: Final = 1024 * 1024
+
+_PREFIX: Final = "ONEGATE_"
+_PROVIDER: Final = "provider"
+_TYPO_LIKENESS: Final = 0.9
+_SECTIONS: Final[Mapping[str, type[Any]]] = {
+    "edge": EdgeSettings,
+    "router": RouterSettings,
+    "auth": AuthSettings,
+    "usage": UsageSettings,
+    "rpc": RpcSettings,
+    "telemetry": TelemetrySettings,
+}
+_SERVICE_LINK: Final = re.compile(
+    r"_SERVICE_HOST|_SERVICE_PORT(_\w+)?|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?"
+)
+"""Names that Kubernetes sets in every pod for each service of the namespace, ``onegate-edge``
+among them (https://kubernetes.io/docs/concepts/services-networking/service/#discovering-services).
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EdgeSettings:
-    """The REST edge. Addresses of peers are gRPC targets (``unix:…``, ``host:port``,
-    ``dns:///…``).
+class _Field:
+    """How one setting is read: its type and its rule."""
+
+    hint: Any
+    rule: Rule | None
+
+
+def _fields_of(cls: type[Any]) -> Mapping[str, _Field]:
+    hints = get_type_hints(cls)
+    return {f.name: _Field(hint=hints[f.name], rule=rule_of(f.metadata)) for f in fields(cls)}
+
+
+_FIELDS: Final[Mapping[str, Mapping[str, _Field]]] = {
+    "": {key: known for key, known in _fields_of(Settings).items() if known.hint in (str, int)},
+    **{section: _fields_of(cls) for section, cls in _SECTIONS.items()},
+}
+_PROVIDER_FIELDS: Final = _fields_of(ProviderSettings)
+_VARIABLES: Final[Mapping[str, str]] = {
+    _PREFIX + name.upper().replace(".", "_"): name
+    for name in (
+        f"{section}.{key}" if section else key
+        for section, known in _FIELDS.items()
+        for key in known
+    )
+}
+
+
+def environment() -> Mapping[str, str]:
+    """This process's environment, to hand to :func:`load` and :func:`credential`."""
+    return dict(os.environ)
+
+
+def load(
+    path: Path | None,
+    environ: Mapping[str, str],
+    overrides: Mapping[str, object],
+    *,
+    check_credentials: bool = True,
+) -> Settings:
+    """The settings of a file, an environment and flags.
+
+    Args:
+        path: the TOML file; ``None`` for none.
+        environ: the environment; read for ``ONEGATE_…`` and for credentials.
+        overrides: flags by dotted name (``edge.port``); ``None`` values are not given.
+        check_credentials: whether the variables and files that providers name must be there. A
+            process that calls no provider need not have them.
+
+    Raises ``ConfigError`` with every fault that was found.
     """
-
-    host: str = "127.0.0.1"
-    port: int = 8080
-    auth: str = ""
-    routers: tuple[str, ...] = ()
-    usage: str = ""
-    head_timeout_s: float = 10.0
-    head_bytes_max: int = 64 * 1024
-    headers_max: int = 100
-    body_timeout_s: float = 30.0
-    body_bytes_max: int = 8 * 1024 * 1024
-    json_depth_max: int = 64
-    keepalive_timeout_s: float = 75.0
-    keepalive_comment_s: float = 10.0
-    stall_timeout_s: float = 60.0
-    call_timeout_s: float = 1800.0
-    calls_max: int = 2000
-    drain_notice_s: float = 5.0
-    drain_timeout_s: float = 300.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouterSettings:
-    """The router. ``journal_dir`` must be its own: one router process, one journal."""
-
-    listen: str = ""
-    auth: str = ""
-    usage: str = ""
-    journal_dir: str = ""
-    journal_bytes_max: int = 1024 * 1024 * 1024
-    name: str = "router-0"
-    connect_timeout_s: float = 2.0
-    first_byte_timeout_s: float = 30.0
-    stall_timeout_s: float = 60.0
-    call_timeout_s: float = 1800.0
-    answer_bytes_max: int = 32 * 1024 * 1024
-    attempts_max: int = 3
-    retry_budget: float = 0.1
-    calls_max: int = 2000
-    discovery_interval_s: float = 3600.0
-    drain_timeout_s: float = 300.0
+    draft = _Draft()
+    file = None if path is None else _File.read(path)
+    if file is not None:
+        _take_file(draft, file)
+    _take_environment(draft, environ)
+    for name, value in overrides.items():
+        if value is not None:
+            _take_override(draft, name, value)
+    providers = [] if file is None else _take_providers(draft, file)
+    configured = [completed(provider, environ) for _, provider in providers]
+    if check_credentials:
+        for (place, _), provider in zip(providers, configured, strict=True):
+            complaint = missing_credential(provider, environ)
+            if complaint is not None:
+                draft.refuse(place, complaint)
+    draft.check_together()
+    if draft.problems:
+        raise ConfigError(draft.problems)
+    taken = {provider.name for provider in configured}
+    return replace(
+        draft.settings(),
+        providers=(
+            *configured,
+            *(p for p in well_known_providers(environ) if p.name not in taken),
+        ),
+    )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuthSettings:
-    """The auth service. ``pepper_file`` holds the HMAC secret; made on the first start when
-    absent.
-    """
+class _File:
+    """A parsed file that can say where each of its settings stands."""
 
-    listen: str = ""
-    dsn: str = ""
-    pepper_file: str = ""
+    def __init__(self, path: Path, text: str, document: dict[str, Any]) -> None:
+        self._path = path
+        self._text = text
+        self.document = document
 
+    @classmethod
+    def read(cls, path: Path) -> "_File":
+        """Reads and parses. Raises ``ConfigError`` when it cannot."""
+        try:
+            with path.open("rb") as opened:
+                content = opened.read(FILE_BYTES_MAX + 1)
+        except OSError as error:
+            raise _file_error(path, f"cannot be read: {error.strerror}") from None
+        if len(content) > FILE_BYTES_MAX:
+            raise _file_error(path, f"is longer than {FILE_BYTES_MAX:,} bytes")
+        try:
+            text = content.decode("utf-8").replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            line = content.count(b"\n", 0, error.start) + 1
+            raise _file_error(path, "is not UTF-8", line) from None
+        try:
+            return cls(path, text, tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            found = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)", str(error))
+            line = int(found[1]) if found and found[1] else text.count("\n") + 1
+            message = str(error).replace(found[0], "") if found else str(error)
+            raise _file_error(path, f"is not TOML: {message}", line) from None
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageSettings:
-    """The usage service."""
-
-    listen: str = ""
-    dsn: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RpcSettings:
-    """gRPC in every process. ``operator_token_file`` holds the secret that admits
-    administration.
-
-    ``calls_max`` bounds the calls under way, per relay stream and for all plain RPCs of a
-    process together; ``call_timeout_max_s`` ends calls that bring no deadline or a later one;
-    ``relay_gather_s`` is the least time between two batches of a relay stream, 0 for none.
-    """
-
-    operator_token_file: str = ""
-    reflection: bool = False
-    revocation_grace_s: float = 60.0
-    message_bytes_max: int = 64 * 1024 * 1024
-    calls_max: int = 4096
-    call_timeout_max_s: float = 3600.0
-    relay_gather_s: float = 0.001
+    def where(self, *path: str | int) -> str:
+        """``file:line`` of a setting."""
+        return f"{self._path}:{line_of(self._text, path)}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TelemetrySettings:
-    """Logs and metrics. ``metrics_address`` (``host:port``) serves ``/metrics`` of a gRPC
-    service.
-    """
-
-    log_level: str = "info"
-    log_format: str = "text"
-    access_log: bool = True
-    metrics_address: str = ""
+def _file_error(path: Path, message: str, line: int | None = None) -> ConfigError:
+    where = str(path) if line is None else f"{path}:{line}"
+    return ConfigError([Problem(where=where, message=f"the file {message}")])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderSettings:
-    """One ``[[provider]]``: a credential for one wire. ``name`` is the prefix of its model ids."""
+@dataclass(slots=True)
+class _Draft:
+    """What has been understood so far, and what has not."""
 
-    name: str
-    kind: str
-    base_url: str = ""
-    api_key_env: str = ""
-    api_key_file: str = ""
-    models: tuple[str, ...] = ()
-    free: bool = False
+    values: dict[str, dict[str, Any]] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def refuse(self, where: str, message: str) -> None:
+        """Notes a fault."""
+        self.problems.append(Problem(where=where, message=message))
+
+    def put(self, where: str, name: str, value: object) -> None:
+        """Takes the value of a known setting, or notes what is wrong with it."""
+        section, _, key = name.rpartition(".")
+        try:
+            taken = _checked(value, _FIELDS[section][key])
+        except ValueError as error:
+            self.refuse(where, f"{name} {error}")
+            return
+        self.values.setdefault(section, {})[key] = taken
+        self.origins[name] = where
+
+    def check_together(self) -> None:
+        """Rules over several settings."""
+        settings = self.settings()
+        if settings.edge.body_bytes_max > settings.rpc.message_bytes_max:
+            names = ("edge.body_bytes_max", "rpc.message_bytes_max")
+            where = next(self.origins[name] for name in names if name in self.origins)
+            self.refuse(where, "edge.body_bytes_max must not be above rpc.message_bytes_max")
+
+    def settings(self) -> Settings:
+        """The settings, without providers."""
+        sections = {name: cls(**self.values.get(name, {})) for name, cls in _SECTIONS.items()}
+        return Settings(**self.values.get("", {}), **sections)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """Everything."""
+def _take_file(draft: _Draft, file: _File) -> None:
+    for name, value in file.document.items():
+        if name == _PROVIDER:
+            continue
+        if name in _FIELDS[""]:
+            draft.put(file.where(name), name, value)
+        elif name not in _SECTIONS:
+            draft.refuse(file.where(name), _unknown("", name))
+        elif not isinstance(value, dict):
+            draft.refuse(file.where(name), f"{name} must be a table: [{name}]")
+        else:
+            for key, inner in value.items():
+                if key in _FIELDS[name]:
+                    draft.put(file.where(name, key), f"{name}.{key}", inner)
+                else:
+                    draft.refuse(file.where(name, key), _unknown(name, key))
 
-    data_dir: str = "./onegate-data"
-    workers: int = 1
-    edge: EdgeSettings = field(default_factory=EdgeSettings)
-    router: RouterSettings = field(default_factory=RouterSettings)
-    auth: AuthSettings = field(default_factory=AuthSettings)
-    usage: UsageSettings = field(default_factory=UsageSettings)
-    rpc: RpcSettings = field(default_factory=RpcSettings)
-    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
-    providers: tuple[ProviderSettings, ...] = ()
+
+def _take_environment(draft: _Draft, environ: Mapping[str, str]) -> None:
+    for variable, text in environ.items():
+        if not variable.startswith(_PREFIX) or _is_service_link(variable, text):
+            continue
+        if variable in _VARIABLES:
+            _put_text(draft, variable, _VARIABLES[variable], text)
+        elif variable.startswith(f"{_PREFIX}PROVIDER_"):
+            draft.refuse(variable, "providers are configured in the file: [[provider]]")
+        else:
+            ours = any(variable.startswith(f"{_PREFIX}{s.upper()}_") for s in _SECTIONS)
+            guess = did_you_mean(variable, _VARIABLES)
+            alike = did_you_mean(variable, _VARIABLES, likeness=_TYPO_LIKENESS)
+            if ours or alike:
+                draft.refuse(variable, f"there is no such setting{guess}")
+
+
+def _is_service_link(variable: str, text: str) -> bool:
+    """Whether Kubernetes, not an operator, set the variable."""
+    links = text.startswith(("tcp://", "udp://", "sctp://"))
+    return links or _SERVICE_LINK.search(variable) is not None
+
+
+def _take_override(draft: _Draft, name: str, value: object) -> None:
+    section, _, key = name.rpartition(".")
+    if key not in _FIELDS.get(section, {}):
+        raise LookupError(f"There is no setting {name!r}.")
+    if isinstance(value, str):
+        _put_text(draft, f"flag for {name}", name, value)
+    else:
+        draft.put(f"flag for {name}", name, value)
+
+
+def _put_text(draft: _Draft, where: str, name: str, text: str) -> None:
+    """A setting that comes as text, whatever its type."""
+    section, _, key = name.rpartition(".")
+    hint = _FIELDS[section][key].hint
+    value: object = text
+    try:
+        if hint is int:
+            value = int(text)
+        elif hint is float:
+            value = float(text)
+        elif hint is bool:
+            value = {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        elif hint is not str:
+            value = [part.strip() for part in text.split(",")] if text.strip() else []
+    except (ValueError, KeyError):
+        draft.refuse(where, f"{name} must be {_TYPE_NAMES[hint]}")
+    else:
+        draft.put(where, name, value)
+
+
+_TYPE_NAMES: Final[Mapping[Any, str]] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    tuple[str, ...]: "a list of texts",
+}
+
+
+def _checked(value: object, known: _Field) -> object:
+    """The value in the type of its field. Raises ``ValueError`` with what is wrong."""
+    if known.hint is float and type(value) is int:
+        value = float(value)
+    elif known.hint == tuple[str, ...]:
+        entries = value if isinstance(value, list | tuple) else [None]
+        value = tuple(entries) if all(isinstance(entry, str) for entry in entries) else None
+    expected = tuple if known.hint == tuple[str, ...] else known.hint
+    if type(value) is not expected:
+        raise ValueError(f"must be {_TYPE_NAMES[known.hint]}")
+    complaint = None if known.rule is None else known.rule(value)
+    if complaint is not None:
+        raise ValueError(complaint)
+    return value
+
+
+def _unknown(section: str, key: str) -> str:
+    """What to say about a name that is not ours."""
+    if section:
+        guess = did_you_mean(key, _FIELDS[section])
+    else:
+        guess = did_you_mean(key, {*_FIELDS[""], *_SECTIONS, _PROVIDER})
+    homes = [name for name, known in _FIELDS.items() if key in known]
+    if homes:
+        guess = (
+            f"; it belongs to {' or '.join(f'[{home}]' if home else 'the top' for home in homes)}"
+        )
+    name = f"{section}.{key}" if section else key
+    return f"there is no setting {name}{guess}"
+
+
+def _take_providers(draft: _Draft, file: _File) -> list[tuple[str, ProviderSettings]]:
+    """Every ``[[provider]]`` that can be understood, with where it stands."""
+    tables = file.document.get(_PROVIDER, [])
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        draft.refuse(file.where(_PROVIDER), "providers are written as [[provider]] tables")
+        return []
+    taken: list[tuple[str, ProviderSettings]] = []
+    for index, table in enumerate(tables):
+        provider = _take_provider(draft, file, index, table)
+        if provider is None:
+            continue
+        if any(provider.name == other.name for _, other in taken):
+            where = file.where(_PROVIDER, index, "name")
+            draft.refuse(where, f'there is a provider "{provider.name}" already')
+        taken.append((file.where(_PROVIDER, index), provider))
+    return taken
+
+
+def _take_provider(
+    draft: _Draft, file: _File, index: int, table: Mapping[str, object]
+) -> ProviderSettings | None:
+    values: dict[str, Any] = {}
+    faults = len(draft.problems)
+    place = file.where(_PROVIDER, index)
+    for key, value in table.items():
+        where = file.where(_PROVIDER, index, key)
+        if key not in _PROVIDER_FIELDS:
+            guess = did_you_mean(key, _PROVIDER_FIELDS)
+            draft.refuse(where, f"there is no setting provider.{key}{guess}")
+            continue
+        try:
+            values[key] = _checked(value, _PROVIDER_FIELDS[key])
+        except ValueError as error:
+            draft.refuse(where, f"provider.{key} {error}")
+    for key in ("name", "kind"):
+        if key not in table:
+            draft.refuse(place, f"a provider needs {key}")
+    if "api_key_env" in table and "api_key_file" in table:
+        draft.refuse(place, "a provider has api_key_env or api_key_file, not both")
+    if values.get("kind") in NEED_BASE_URL and not table.get("base_url"):
+        draft.refuse(place, f"a provider of kind {values['kind']} needs base_url")
+    return ProviderSettings(**values) if len(draft.problems) == faults else None

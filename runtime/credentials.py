@@ -1,0 +1,123 @@
+"""Where the keys of providers are found. They are never part of the settings, which get printed.
+
+A setting names a variable or a file; the key itself is a :class:`Secret`, read where it is used.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from runtime.rules import ConfigError, Problem
+from runtime.secrets import Secret, SecretError, read_secret
+from runtime.settings import ProviderSettings
+
+WELL_KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
+    # https://platform.openai.com/docs/libraries
+    "openai": ("OPENAI_API_KEY",),
+    # https://docs.anthropic.com/en/api/client-sdks
+    "anthropic": ("ANTHROPIC_API_KEY",),
+    # https://ai.google.dev/gemini-api/docs/api-key: with both, GOOGLE_API_KEY is taken
+    "gemini": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+    # https://api-docs.deepseek.com
+    "deepseek": ("DEEPSEEK_API_KEY",),
+    # https://docs.x.ai/docs/tutorial
+    "xai": ("XAI_API_KEY",),
+    # https://docs.mistral.ai/getting-started/quickstart
+    "mistral": ("MISTRAL_API_KEY",),
+    # https://console.groq.com/docs/quickstart
+    "groq": ("GROQ_API_KEY",),
+    # https://docs.together.ai/docs/quickstart
+    "together": ("TOGETHER_API_KEY",),
+    # https://docs.fireworks.ai/getting-started/quickstart
+    "fireworks": ("FIREWORKS_API_KEY",),
+    # https://openrouter.ai/docs/quickstart
+    "openrouter": ("OPENROUTER_API_KEY",),
+    # https://inference-docs.cerebras.ai/quickstart
+    "cerebras": ("CEREBRAS_API_KEY",),
+    # https://docs.perplexity.ai/docs/sdk/overview
+    "perplexity": ("PERPLEXITY_API_KEY",),
+    # https://www.alibabacloud.com/help/en/model-studio/get-api-key
+    "alibaba": ("DASHSCOPE_API_KEY",),
+    # https://platform.moonshot.ai/docs/overview
+    "moonshot": ("MOONSHOT_API_KEY",),
+    # https://docs.z.ai/guides/develop/python/introduction
+    "zai": ("ZAI_API_KEY",),
+    # https://docs.api.nvidia.com/nim/reference
+    "nvidia": ("NVIDIA_API_KEY",),
+    # https://deepinfra.com/docs/openai_api
+    "deepinfra": ("DEEPINFRA_API_KEY", "DEEPINFRA_TOKEN"),
+    # https://docs.sambanova.ai/docs/en/integrations/vercel
+    "sambanova": ("SAMBANOVA_API_KEY",),
+    # https://huggingface.co/docs/inference-providers/index
+    "huggingface": ("HF_TOKEN",),
+    # Not GITHUB_TOKEN: machines that run workflows set it for other ends.
+    "github": ("GITHUB_MODELS_TOKEN",),
+}
+"""Variables that vendors' own documents tell people to set, by kind of provider, the first that
+is set winning. A provider of that kind and name exists by itself when one is.
+"""
+
+
+def credential(provider: ProviderSettings, environ: Mapping[str, str]) -> Secret | None:
+    """The key that a provider is called with; ``None`` when it is configured without one.
+
+    Raises ``ConfigError`` when the variable is empty, or the file is missing, empty or readable
+    by others.
+    """
+    try:
+        return _credential(provider, environ)
+    except SecretError as error:
+        where = f'provider "{provider.name}"'
+        raise ConfigError([Problem(where=where, message=str(error))]) from None
+
+
+def _credential(provider: ProviderSettings, environ: Mapping[str, str]) -> Secret | None:
+    if provider.api_key_env:
+        text = environ.get(provider.api_key_env, "").strip()
+        if not text:
+            raise SecretError(f"The environment variable {provider.api_key_env} is not set.")
+        if not text.isprintable():
+            raise SecretError(f"The environment variable {provider.api_key_env} is not one line.")
+        return Secret(text)
+    return read_secret(Path(provider.api_key_file)) if provider.api_key_file else None
+
+
+def well_known_providers(environ: Mapping[str, str]) -> Iterator[ProviderSettings]:
+    """Providers that exist because their vendor's variable is set."""
+    for kind in WELL_KNOWN:
+        variable = _well_known_variable(kind, environ)
+        if variable:
+            yield ProviderSettings(name=kind, kind=kind, api_key_env=variable)
+
+
+def _well_known_variable(kind: str, environ: Mapping[str, str]) -> str:
+    names = WELL_KNOWN.get(kind, ())
+    return next((name for name in names if environ.get(name, "").strip()), "")
+
+
+def completed(provider: ProviderSettings, environ: Mapping[str, str]) -> ProviderSettings:
+    """The provider with its vendor's own variable when it names no key.
+
+    Never together with a ``base_url``: a vendor's key does not go to another address unasked.
+    """
+    if provider.base_url or provider.api_key_env or provider.api_key_file:
+        return provider
+    return replace(provider, api_key_env=_well_known_variable(provider.kind, environ))
+
+
+def missing_credential(provider: ProviderSettings, environ: Mapping[str, str]) -> str | None:
+    """What is wrong with a provider's key: it is named but not there, or the vendor needs one and
+    nobody names it. ``None`` when nothing is.
+    """
+    try:
+        secret = _credential(provider, environ)
+    except SecretError as error:
+        return str(error)
+    if secret is not None or provider.base_url or provider.kind not in WELL_KNOWN:
+        return None
+    variables = " or ".join(WELL_KNOWN[provider.kind])
+    return (
+        f"a provider of kind {provider.kind} needs a key: set {variables}, or name another"
+        " variable with api_key_env, or a file with api_key_file"
+    )

@@ -1,0 +1,176 @@
+"""Every setting of every process, typed, with its default and the rule that its value obeys.
+
+The TOML tables are the dataclasses below: ``[edge]`` is :class:`EdgeSettings`, each
+``[[provider]]`` is one :class:`ProviderSettings`. ``onegate.example.toml`` says what each is for;
+a test keeps it equal to this module. Import them from ``runtime.config``, which fills them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from runtime import rules
+from runtime.rules import between, each, one_of, ruled
+
+DAY_S: Final = 86_400.0
+MIB: Final = 1024 * 1024
+GIB: Final = 1024 * MIB
+
+KINDS: Final = (
+    "openai",
+    "anthropic",
+    "gemini",
+    "azure",
+    "deepseek",
+    "xai",
+    "mistral",
+    "groq",
+    "together",
+    "fireworks",
+    "openrouter",
+    "cerebras",
+    "perplexity",
+    "alibaba",
+    "moonshot",
+    "zai",
+    "nvidia",
+    "deepinfra",
+    "sambanova",
+    "huggingface",
+    "github",
+    "ollama",
+    "vllm",
+    "llamacpp",
+    "lmstudio",
+    "compatible",
+    "demo",
+)
+"""The words that ``kind`` of a provider may be. What they mean is the router's business."""
+
+NEED_BASE_URL: Final = frozenset({"azure", "compatible"})
+"""Kinds without an address of their own: the operator must say where they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeSettings:
+    """The REST edge. Addresses of peers are gRPC targets (``unix:…``, ``host:port``,
+    ``dns:///…``).
+    """
+
+    host: str = field(default="127.0.0.1", metadata=ruled(rules.host))
+    port: int = field(default=8080, metadata=between(0, 65535))
+    auth: str = field(default="", metadata=ruled(rules.target))
+    routers: tuple[str, ...] = field(default=(), metadata=each(rules.target))
+    usage: str = field(default="", metadata=ruled(rules.target))
+    head_timeout_s: float = field(default=10.0, metadata=between(0.1, 300))
+    head_bytes_max: int = field(default=64 * 1024, metadata=between(1024, MIB))
+    headers_max: int = field(default=100, metadata=between(8, 1000))
+    body_timeout_s: float = field(default=30.0, metadata=between(0.1, 3600))
+    body_bytes_max: int = field(default=8 * MIB, metadata=between(1024, GIB))
+    json_depth_max: int = field(default=64, metadata=between(8, 512))
+    keepalive_timeout_s: float = field(default=75.0, metadata=between(0.1, 3600))
+    keepalive_comment_s: float = field(default=10.0, metadata=between(0.1, 300))
+    stall_timeout_s: float = field(default=60.0, metadata=between(0.1, 3600))
+    call_timeout_s: float = field(default=1800.0, metadata=between(0.1, DAY_S))
+    calls_max: int = field(default=2000, metadata=between(1, 1_000_000))
+    drain_notice_s: float = field(default=5.0, metadata=between(0, 300))
+    drain_timeout_s: float = field(default=300.0, metadata=between(0, 3600))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterSettings:
+    """The router. ``journal_dir`` must be its own: one router process, one journal."""
+
+    listen: str = field(default="", metadata=ruled(rules.listen_address))
+    auth: str = field(default="", metadata=ruled(rules.target))
+    usage: str = field(default="", metadata=ruled(rules.target))
+    journal_dir: str = field(default="", metadata=ruled(rules.path))
+    journal_bytes_max: int = field(default=GIB, metadata=between(64 * 1024, 1024 * GIB))
+    name: str = field(default="router-0", metadata=ruled(rules.word))
+    connect_timeout_s: float = field(default=2.0, metadata=between(0.05, 60))
+    first_byte_timeout_s: float = field(default=30.0, metadata=between(0.05, 3600))
+    stall_timeout_s: float = field(default=60.0, metadata=between(0.05, 3600))
+    call_timeout_s: float = field(default=1800.0, metadata=between(0.1, DAY_S))
+    answer_bytes_max: int = field(default=32 * MIB, metadata=between(1024, GIB))
+    attempts_max: int = field(default=3, metadata=between(1, 10))
+    retry_budget: float = field(default=0.1, metadata=between(0, 1))
+    calls_max: int = field(default=2000, metadata=between(1, 1_000_000))
+    discovery_interval_s: float = field(default=3600.0, metadata=between(0.1, 7 * DAY_S))
+    drain_timeout_s: float = field(default=300.0, metadata=between(0, 3600))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuthSettings:
+    """The auth service. ``pepper_file`` holds the HMAC secret; made on the first start when
+    absent.
+    """
+
+    listen: str = field(default="", metadata=ruled(rules.listen_address))
+    dsn: str = field(default="", metadata=ruled(rules.dsn))
+    pepper_file: str = field(default="", metadata=ruled(rules.path))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UsageSettings:
+    """The usage service."""
+
+    listen: str = field(default="", metadata=ruled(rules.listen_address))
+    dsn: str = field(default="", metadata=ruled(rules.dsn))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RpcSettings:
+    """gRPC in every process. ``operator_token_file`` holds the secret that admits
+    administration.
+
+    ``calls_max`` bounds the calls under way, per relay stream and for all plain RPCs of a
+    process together; ``call_timeout_max_s`` ends calls that bring no deadline or a later one;
+    ``relay_gather_s`` is the least time between two batches of a relay stream, 0 for none.
+    """
+
+    operator_token_file: str = field(default="", metadata=ruled(rules.path))
+    reflection: bool = False
+    revocation_grace_s: float = field(default=60.0, metadata=between(0, DAY_S))
+    message_bytes_max: int = field(default=64 * MIB, metadata=between(64 * 1024, GIB))
+    calls_max: int = field(default=4096, metadata=between(1, 1_000_000))
+    call_timeout_max_s: float = field(default=3600.0, metadata=between(0.1, DAY_S))
+    relay_gather_s: float = field(default=0.001, metadata=between(0, 0.1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TelemetrySettings:
+    """Logs and metrics. ``metrics_address`` (``host:port``) serves ``/metrics`` of a gRPC
+    service.
+    """
+
+    log_level: str = field(default="info", metadata=one_of(("debug", "info", "warning", "error")))
+    log_format: str = field(default="text", metadata=one_of(("text", "json")))
+    access_log: bool = True
+    metrics_address: str = field(default="", metadata=ruled(rules.host_port))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSettings:
+    """One ``[[provider]]``: a credential for one wire. ``name`` is the prefix of its model ids."""
+
+    name: str = field(metadata=ruled(rules.provider_name))
+    kind: str = field(metadata=one_of(KINDS))
+    base_url: str = field(default="", metadata=ruled(rules.base_url))
+    api_key_env: str = field(default="", metadata=ruled(rules.variable_name))
+    api_key_file: str = field(default="", metadata=ruled(rules.path))
+    models: tuple[str, ...] = field(default=(), metadata=each(rules.word))
+    free: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything."""
+
+    data_dir: str = field(default="./onegate-data", metadata=ruled(rules.given_path))
+    workers: int = field(default=1, metadata=between(1, 64))
+    edge: EdgeSettings = field(default_factory=EdgeSettings)
+    router: RouterSettings = field(default_factory=RouterSettings)
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    usage: UsageSettings = field(default_factory=UsageSettings)
+    rpc: RpcSettings = field(default_factory=RpcSettings)
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
+    providers: tuple[ProviderSettings, ...] = ()
