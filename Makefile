@@ -3,6 +3,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.setup
+BENCH_STAMP := $(VENV)/.setup-bench
+TEST_STAMP := $(VENV)/.setup-tests
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links --python-version 3.11
 
@@ -27,7 +29,11 @@ lint: setup
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/mypy
 
-test: setup lint
+$(TEST_STAMP): $(STAMP) tools/setup-tests requirements-sdist.lock tests/e2e/node/package-lock.json
+	@sh tools/setup-tests
+	@touch $@
+
+test: setup lint $(TEST_STAMP)
 	@$(BIN)/pytest $(ARGS)
 
 gen: setup
@@ -38,9 +44,14 @@ lock:
 	@$(LOCK) pyproject.toml -o requirements.lock
 	@$(LOCK) pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
 	@$(LOCK) --group build -c requirements-dev.lock -o requirements-build.lock
+	@$(LOCK) --group bench -c requirements-dev.lock -o requirements-bench.lock
 
-bench: setup
-	@$(BIN)/python -m bench $(ARGS)
+$(BENCH_STAMP): $(STAMP) requirements-bench.lock
+	@$(BIN)/python -m pip install --quiet --require-hashes -r requirements-bench.lock
+	@touch $@
+
+bench: setup $(BENCH_STAMP)
+	@taskset -c 1 $(BIN)/python -m bench $(ARGS)
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info
