@@ -1,0 +1,77 @@
+"""The open store together with the pepper that its keys are kept under, and how a key is made."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from runtime import apikeys
+from runtime.clock import Clock, Entropy, uuid7
+from runtime.config import AuthSettings
+from runtime.secrets import FileSecrets, Secret, SecretError
+from runtime.sql import open_database
+from services.auth import keys
+from services.auth.records import KeyDraft, NewKey, Store
+from services.auth.store import SqlStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What auth works with."""
+
+    store: Store
+    pepper: Secret
+    clock: Clock
+    entropy: Entropy
+
+    def mac(self, digest: bytes) -> bytes:
+        """What is stored of the key with this digest."""
+        return keys.mac(self.pepper.reveal().encode(), digest)
+
+    def new_id(self, prefix: str) -> str:
+        """A public id, ordered by time: ``key_`` and a UUIDv7 without its hyphens."""
+        unix_ms = int(self.clock.now().timestamp() * 1000)
+        return f"{prefix}_{uuid7(unix_ms, self.entropy).replace('-', '')}"
+
+    def mint(self, asked: NewKey, organization_id: str | None) -> tuple[str, KeyDraft]:
+        """A new secret, to be shown once, and what may be kept of it."""
+        secret = apikeys.mint(asked.kind, self.entropy)
+        now = self.clock.now()
+        return secret, KeyDraft(
+            id=self.new_id("key"),
+            organization_id=organization_id,
+            mac=self.mac(apikeys.digest(secret)),
+            redacted_value=apikeys.redact(secret),
+            asked=asked,
+            now=now,
+            expires_at=_expiry(asked, now),
+        )
+
+
+async def open_identity(settings: AuthSettings, clock: Clock, entropy: Entropy) -> Identity:
+    """The store with its schema up to date, and its pepper, made when there is none yet.
+
+    Raises ``SecretError`` when the pepper is not the one that the stored keys were kept under:
+    every key would be refused as unknown.
+    """
+    pepper = FileSecrets(entropy).read_or_make(settings.pepper_file)
+    store = SqlStore(open_database(settings.dsn))
+    identity = Identity(store=store, pepper=pepper, clock=clock, entropy=entropy)
+    try:
+        await identity.store.migrate(now=clock.now())
+        await _check_pepper(identity, settings.pepper_file)
+    except BaseException:
+        await identity.store.close()
+        raise
+    return identity
+
+
+async def _check_pepper(identity: Identity, pepper_file: str) -> None:
+    fingerprint = keys.pepper_fingerprint(identity.pepper.reveal().encode())
+    if not await identity.store.pin_pepper(fingerprint):
+        raise SecretError(
+            f"{pepper_file} is not the pepper that the keys in the database were stored under:"
+            " put the old file back, or no key will work."
+        )
+
+
+def _expiry(asked: NewKey, now: datetime) -> datetime | None:
+    return None if asked.expires_in_s is None else now + timedelta(seconds=asked.expires_in_s)

@@ -1,0 +1,121 @@
+"""Narrowing: a child is never wider than its parent, and no narrower than it has to be."""
+
+import itertools
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onegate.auth.v1 import grant_pb2
+from runtime.patterns import allows, matches
+from services.auth.policy import NOTHING, PATTERNS_MAX, Policy, RateLimit, effective, meet, narrow
+
+PATTERN = st.text("ab*", min_size=1, max_size=6)
+LISTS = st.lists(PATTERN, max_size=3).map(tuple)
+MODELS = ["".join(text) for n in range(9) for text in itertools.product("ab", repeat=n)]
+LIMITS = st.builds(
+    RateLimit,
+    meter=st.just(grant_pb2.RATE_METER_REQUESTS),
+    amount=st.integers(1, 3),
+    window_s=st.integers(1, 3),
+    scope=st.just(grant_pb2.RATE_SCOPE_KEY),
+)
+POLICIES = st.builds(
+    Policy,
+    models_allowed=LISTS,
+    models_denied=st.lists(PATTERN, max_size=2).map(tuple),
+    rate_limits=st.lists(LIMITS, max_size=3).map(tuple),
+    tags=st.dictionaries(st.sampled_from("xyz"), st.sampled_from("12"), max_size=2),
+)
+
+
+def let_through(policy: Policy) -> set[str]:
+    return {m for m in MODELS if allows(policy.models_allowed, policy.models_denied, m)}
+
+
+@settings(deadline=None)
+@given(PATTERN, PATTERN)
+def test_two_patterns_meet_in_exactly_what_both_stand_for(first: str, second: str) -> None:
+    both = {m for m in MODELS if matches(first, m) and matches(second, m)}
+    assert {m for m in MODELS if any(matches(p, m) for p in meet(first, second))} == both
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("openai/*", "*", {"openai/*"}),
+        ("openai/*", "openai/gpt-5", {"openai/gpt-5"}),
+        ("openai/*", "azure/*", set()),
+        ("openai/*", "*/gpt-5", {"openai/*/gpt-5", "openai/gpt-5"}),
+        ("openai/gpt-*", "*-mini", {"openai/gpt-*-mini", "openai/gpt-mini"}),
+        ("a*b*", "*c*d", {"a*b*c*d", "a*c*b*d"}),
+    ],
+)
+def test_patterns_meet_as_people_expect(first: str, second: str, expected: set[str]) -> None:
+    assert expected <= set(meet(first, second))
+    assert set(meet(first, second)) == set(meet(second, first))
+
+
+@settings(deadline=None)
+@given(POLICIES, POLICIES)
+def test_a_child_is_never_wider_than_its_parent_nor_than_itself(
+    parent: Policy, child: Policy
+) -> None:
+    assert let_through(narrow(parent, child)) == let_through(parent) & let_through(child)
+
+
+@settings(deadline=None)
+@given(POLICIES, POLICIES, POLICIES)
+def test_three_levels_allow_what_each_of_them_allows(
+    organization: Policy, project: Policy, key: Policy
+) -> None:
+    together = effective(organization, project, key)
+    expected = let_through(organization) & let_through(project) & let_through(key)
+    assert let_through(together) == expected
+
+
+@settings(deadline=None)
+@given(POLICIES, POLICIES)
+def test_every_rate_limit_stays_in_force(parent: Policy, child: Policy) -> None:
+    together = narrow(parent, child)
+    assert set(together.rate_limits) == {*parent.rate_limits, *child.rate_limits}
+    assert len(set(together.rate_limits)) == len(together.rate_limits)
+
+
+@settings(deadline=None)
+@given(POLICIES, POLICIES)
+def test_the_nearest_level_names_the_tag(parent: Policy, child: Policy) -> None:
+    assert dict(narrow(parent, child).tags) == {**parent.tags, **child.tags}
+
+
+@settings(deadline=None)
+@given(POLICIES)
+def test_a_level_that_says_nothing_changes_no_right(policy: Policy) -> None:
+    for together in (narrow(Policy(), policy), narrow(policy, Policy())):
+        assert let_through(together) == let_through(policy)
+
+
+def test_no_model_in_common_denies_every_model_instead_of_allowing_all() -> None:
+    together = narrow(Policy(models_allowed=("openai/*",)), Policy(models_allowed=("azure/*",)))
+    assert together.models_denied == (NOTHING,)
+    assert not allows(together.models_allowed, together.models_denied, "openai/gpt-5")
+    again = narrow(together, Policy(models_allowed=("openai/*",)))
+    assert not allows(again.models_allowed, again.models_denied, "openai/gpt-5")
+
+
+def test_patterns_made_to_explode_end_in_time_and_allow_nothing_more() -> None:
+    parent = tuple(f"*{'a*' * n}b{n}*" for n in range(100))
+    child = tuple(f"*{'b*' * n}a{n}*" for n in range(100))
+    start = time.perf_counter()
+    together = narrow(Policy(models_allowed=parent), Policy(models_allowed=child))
+    assert time.perf_counter() - start < 2
+    assert len(together.models_allowed) <= PATTERNS_MAX
+    for model in ("b1", "a1", "ab"):
+        if allows(together.models_allowed, together.models_denied, model):
+            assert allows(parent, (), model)
+            assert allows(child, (), model)
+
+
+def test_an_answer_that_cannot_be_completed_is_no_answer() -> None:
+    assert meet("*a*" * 12 + "b", "c" + "*d*" * 12) == ()
