@@ -94,7 +94,7 @@ def machine() -> str:
             if line.startswith("model name"):
                 model = line.split(":", 1)[1].strip()
                 break
-    parts = ["grpcio", "protobuf", "uvloop", "httptools", "msgspec", "pyreqwest"]
+    parts = ["grpcio", "protobuf", "uvloop", "httptools", "msgspec"]
     ours = ", ".join(f"{part} {version(part)}" for part in parts)
     peers = ", ".join([*(pins[0] for pins in PYTHON_PEERS.values()), *NODE_PEERS.values()])
     commit = subprocess.run(
