@@ -33,7 +33,7 @@ def test_the_printed_curl_call_answers(demo_gateway: Gateway) -> None:
 
 def test_the_printed_python_call_answers(demo_gateway: Gateway) -> None:
     printed = demo_gateway.log.read_text()
-    found = re.search(r"^  (from openai import.*?print\(.*?\)\n)", printed, re.MULTILINE | re.DOTALL)
+    found = re.search(r"(?ms)^  (from openai import.*?print\(.*?\)\n)", printed)
     assert found is not None, printed
     script = re.sub(r"^  ", "", found[1], flags=re.MULTILINE)
     run = subprocess.run(

@@ -20,6 +20,7 @@ SUITE = next(
     None,
 )
 SUITE_KEY = b"Bearer My API Key"
+PYTEST = ("-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", "-k", "create")
 CONFIG = """
 [[provider]]
 name = "mock"
@@ -94,8 +95,7 @@ def test_every_create_test_of_the_official_sdk_passes(tmp_path: Path) -> None:
         key_rewriting_proxy(gateway.port, gateway.api_key) as port,
     ):
         run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-n0", "-q", "-p", "no:cacheprovider", "-k", "create"]
-            + ["tests/api_resources/chat/test_completions.py"],
+            [sys.executable, *PYTEST, "tests/api_resources/chat/test_completions.py"],
             cwd=SUITE.parent,
             env={**os.environ, "TEST_API_BASE_URL": f"http://127.0.0.1:{port}/v1"},
             capture_output=True,
