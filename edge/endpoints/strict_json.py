@@ -1,0 +1,88 @@
+"""Reads a request body as JSON, strictly: what two parsers could understand differently is refused.
+
+Refused are: anything but an object at the top, a key that comes twice in one object (at any
+depth), ``NaN`` and ``Infinity``, lone surrogates, invalid UTF-8, a byte-order mark, and nesting
+beyond a depth. The duplicate check costs one encoding: JSON that is already in its shortest form
+comes out of a round trip byte for byte the same, which a dropped duplicate would prevent; only
+other JSON is read a second time, by a parser that shows every key.
+"""
+
+import collections
+import json
+from typing import Any, Final
+
+import msgspec
+
+from onegate.common.v1 import error_pb2
+from runtime.errors import GatewayError
+
+_decode: Final = msgspec.json.Decoder().decode
+encode: Final = msgspec.json.Encoder().encode
+"""Python values as JSON bytes, in the shortest form."""
+
+
+def read_object(body: bytes, *, depth_max: int) -> dict[str, Any]:
+    """The body's JSON object. Raises INVALID_REQUEST.
+
+    Args:
+        body: the bytes as they came.
+        depth_max: how deep objects and arrays may nest; the top object counts as one.
+    """
+    try:
+        value = _decode(body)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as exc:
+        raise _refusal(f"The body is not valid JSON: {_reason(exc)}.") from None
+    except RecursionError:
+        raise _too_deep(depth_max) from None
+    if type(value) is not dict:
+        raise _refusal("The body must be a JSON object.")
+    if body.count(b"{") + body.count(b"[") > depth_max:
+        _check_depth(value, depth_max)
+    if encode(value) != body:
+        _check_keys(body)
+    return value
+
+
+def _check_depth(value: dict[str, Any], depth_max: int) -> None:
+    """Walks the containers level by level."""
+    level: list[Any] = [value]
+    for _ in range(depth_max):
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) is dict or type(child) is list
+        ]
+        if not level:
+            return
+    raise _too_deep(depth_max)
+
+
+def _check_keys(body: bytes) -> None:
+    """Reads the body again and refuses an object that has a key twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs):
+            counts = collections.Counter(key for key, _ in pairs)
+            key = counts.most_common(1)[0][0]
+            raise _refusal(f"The key {key[:100]!r} appears twice in one object; send it once.", key)
+        return members
+
+    json.loads(body, object_pairs_hook=unique)
+
+
+def _reason(exc: Exception) -> str:
+    """What a parser's exception says, in words for a caller."""
+    if isinstance(exc, UnicodeDecodeError):
+        return "a string is not valid UTF-8"
+    text = str(exc).removeprefix("JSON is malformed: ").partition(" - at ")[0]
+    return text[:1].lower() + text[1:]
+
+
+def _too_deep(depth_max: int) -> GatewayError:
+    return _refusal(f"The body nests deeper than {depth_max} levels.")
+
+
+def _refusal(message: str, param: str = "") -> GatewayError:
+    return GatewayError(error_pb2.ERROR_REASON_INVALID_REQUEST, message, param=param[:100])
