@@ -63,7 +63,8 @@ def cost_nano_usd(sheet: PriceSheet, tokens: TokenUsage) -> int:
     counts = split(tokens)
     if not counts:
         return 0
-    rates = _rates(sheet, sum(counts.get(meter, 0) for meter in _INPUT), tokens.service_tier)
+    input_tokens = sum(count for meter, count in counts.items() if meter in _INPUT)
+    rates = _rates(sheet, input_tokens, tokens.service_tier)
     total = rates.get(price_pb2.METER_REQUESTS, 0)
     for meter, count in counts.items():
         rate = rates.get(meter)
@@ -91,14 +92,16 @@ def split(tokens: TokenUsage) -> dict[int, int]:
     return {meter: count for meter, count in counts.items() if count > 0}
 
 
-_INPUT: Final = (
-    price_pb2.METER_INPUT_TOKENS,
-    price_pb2.METER_CACHED_INPUT_TOKENS,
-    price_pb2.METER_CACHE_WRITE_TOKENS,
-    price_pb2.METER_CACHE_WRITE_1H_TOKENS,
-    price_pb2.METER_INPUT_AUDIO_TOKENS,
-    price_pb2.METER_INPUT_IMAGE_TOKENS,
-    price_pb2.METER_CACHED_INPUT_AUDIO_TOKENS,
+_INPUT: Final = frozenset(
+    {
+        price_pb2.METER_INPUT_TOKENS,
+        price_pb2.METER_CACHED_INPUT_TOKENS,
+        price_pb2.METER_CACHE_WRITE_TOKENS,
+        price_pb2.METER_CACHE_WRITE_1H_TOKENS,
+        price_pb2.METER_INPUT_AUDIO_TOKENS,
+        price_pb2.METER_INPUT_IMAGE_TOKENS,
+        price_pb2.METER_CACHED_INPUT_AUDIO_TOKENS,
+    }
 )
 """The meters that make up a call's input, which chooses the tier."""
 
@@ -143,12 +146,15 @@ def _rates(sheet: PriceSheet, input_tokens: int, service_tier: str) -> dict[int,
     """The one rate of each meter that applies to a call, in nano-USD for a million units."""
     found: dict[int, tuple[bool, int, int]] = {}
     for rate in sheet.rates:
-        above = rate.above_input_tokens
         tier = rate.service_tier
-        if (above and input_tokens <= above) or (tier and tier != service_tier):
+        if tier and tier != service_tier:
+            continue
+        above = rate.above_input_tokens
+        if above and input_tokens <= above:
             continue
         # Of two rates that say the same, the dearer wins: the result must not depend on order.
         candidate = (bool(tier), above, rate.nano_usd_per_million)
-        if candidate > found.get(rate.meter, (False, -1, -1)):
-            found[rate.meter] = candidate
+        meter = rate.meter
+        if meter not in found or candidate > found[meter]:
+            found[meter] = candidate
     return {meter: rate for meter, (_, _, rate) in found.items()}
