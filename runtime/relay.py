@@ -1,0 +1,396 @@
+"""The calling end of the relay: many concurrent calls on one long-lived stream per target.
+
+``RelayPool`` keeps a stream to each target, connects again with growing pauses, and puts each
+call on the ready stream with the fewest calls under way. A call whose frames were still waiting
+when its stream broke moves to another target; one that was sent fails with ROUTER_UNAVAILABLE,
+because nobody can know how far it got. The protocol is told in ``docs/relay.md``.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from onegate.common.v1 import error_pb2, relay_service_pb2
+from runtime import refusals
+from runtime.clock import Clock, Entropy, SystemEntropy
+from runtime.config import RpcSettings
+from runtime.errors import GatewayError
+from runtime.relay_stream import (
+    CANCEL,
+    CREDIT,
+    DATA,
+    DRAIN,
+    END,
+    MESSAGE_OVERHEAD_BYTES,
+    OPEN,
+    PAYLOAD_OVERHEAD_BYTES,
+    RELAY_METHOD,
+    WINDOW_BYTES,
+    DeadlineWatch,
+    Frame,
+    FrameWriter,
+    Leg,
+)
+from runtime.rpc import channel
+from runtime.rpc_status import received
+
+CONNECT_TIMEOUT_S: Final = 5.0
+BACKOFF_FIRST_S: Final = 0.05
+BACKOFF_MAX_S: Final = 2.0
+STEADY_S: Final = 5.0
+"""A stream that lived so long was no failed attempt: the pauses start small again."""
+
+_NUMBER_MAX: Final = 2**32 - 1
+_LOG: Final = logging.getLogger(__name__)
+
+_GrpcCall = grpc.aio.StreamStreamCall[bytes, Any]
+
+
+class RelayCall(Leg):
+    """One call under way.
+
+    Whoever opened it reads until ``None`` or an error, or calls :meth:`cancel`; the latter does
+    nothing to a call that is over, so that it belongs into a ``finally``.
+    """
+
+    __slots__ = ("_stream",)
+
+    _stream: "_Stream"
+
+    async def receive(self) -> bytes | None:
+        """The next payload; ``None`` when the call ended well.
+
+        Raises the error that the handler raised, with all its fields; ROUTER_UNAVAILABLE when the
+        stream broke, DEADLINE_EXCEEDED, CANCELLED.
+        """
+        return await self.next()
+
+    async def send(self, payload: bytes) -> None:
+        """Sends a further payload; waits while the serving side's credit is used up.
+
+        Raises REQUEST_TOO_LARGE, or the call's error once it is over.
+        """
+        if self.ended or self.credit_bytes <= 0 or self.writer.crowded:
+            await self.clearance()
+        size = len(payload)
+        if size > self.payload_bytes_max:
+            raise refusals.too_large(size, self.payload_bytes_max)
+        self.credit_bytes -= size + PAYLOAD_OVERHEAD_BYTES
+        self.writer.frame(size)(call=self.number, kind=DATA, payload=payload)
+
+    def cancel(self) -> None:
+        """Gives the call up: its handler is cancelled, and nothing more is received."""
+        if not self.ended:
+            self._stream.drop(self, refusals.cancelled())
+            self.inbox.clear()
+
+    def bind(self, stream: "_Stream", number: int) -> None:
+        """Puts the call on a stream."""
+        self._stream = stream
+        self.writer = stream.writer
+        self.number = number
+
+
+class RelayPool:
+    """Calls to any number of targets that serve the same methods."""
+
+    def __init__(
+        self,
+        targets: Sequence[str],
+        settings: RpcSettings,
+        clock: Clock,
+        entropy: Entropy | None = None,
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.entropy = entropy or SystemEntropy()
+        self.payload_bytes_max = settings.message_bytes_max - MESSAGE_OVERHEAD_BYTES
+        self._targets = tuple(targets)
+        self._calls_max = settings.calls_max
+        self._ready: list[_Stream] = []
+        self._turn = 0
+        self._links: list[asyncio.Task[None]] = []
+        self._streams: dict[asyncio.Task[None], _Stream] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether a call can be opened now."""
+        return bool(self._ready)
+
+    @property
+    def calls(self) -> int:
+        """How many calls are under way on streams that take new ones."""
+        return sum(len(stream.calls) for stream in self._ready)
+
+    async def start(self) -> None:
+        """Begins to connect to every target, and to keep at it; does not wait for any."""
+        self._links = [
+            asyncio.create_task(self._keep(target), name=f"relay to {target}")
+            for target in self._targets
+        ]
+
+    async def close(self) -> None:
+        """Ends every call with CANCELLED, and every stream."""
+        self._ready.clear()
+        for stream in self._streams.values():
+            stream.abandon()
+        tasks = [*self._links, *self._streams]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def call(
+        self, method: str, payload: bytes, *, metadata: Mapping[str, str], timeout_s: float
+    ) -> RelayCall:
+        """Opens a call; ``payload`` is its first message. Metadata keys are in lower case.
+
+        Raises ROUTER_UNAVAILABLE when no target is connected, OVERLOADED when all have as many
+        calls as they take, REQUEST_TOO_LARGE.
+        """
+        stream = self._pick()
+        size = len(payload) + len(method)
+        for key, value in metadata.items():
+            size += len(key) + 4 * len(value)
+        if size > self.payload_bytes_max:
+            raise refusals.too_large(size, self.payload_bytes_max)
+        call = RelayCall(stream.writer, 0, self.payload_bytes_max)
+        call.deadline_s = self.clock.monotonic() + timeout_s
+        stream.adopt(call)
+        frame = stream.writer.frame(size)(call=call.number, kind=OPEN, payload=payload)
+        head = frame.open
+        head.method = method
+        head.timeout_ms = _timeout_ms(timeout_s)
+        head.credit_bytes = WINDOW_BYTES
+        fields = head.metadata
+        for key, value in metadata.items():
+            fields[key] = value
+        return call
+
+    def _pick(self) -> "_Stream":
+        """The ready stream with the fewest calls; equals take turns."""
+        streams = self._ready
+        if not streams:
+            raise GatewayError(
+                error_pb2.ERROR_REASON_ROUTER_UNAVAILABLE,
+                "No router is reachable, so nothing was sent; try again in a moment.",
+            )
+        if len(streams) == 1:
+            best = streams[0]
+        else:
+            self._turn = turn = (self._turn + 1) % len(streams)
+            best = streams[turn]
+            for stream in streams:
+                if len(stream.calls) < len(best.calls):
+                    best = stream
+        if len(best.calls) >= self._calls_max or best.writer.queued_bytes > self.payload_bytes_max:
+            raise refusals.overloaded()
+        return best
+
+    def move(self, call: RelayCall, frames: Sequence[Frame]) -> None:
+        """Puts a call that was never sent on another stream. Raises as :meth:`call` does."""
+        stream = self._pick()
+        stream.adopt(call)
+        remaining_s = call.deadline_s - self.clock.monotonic()
+        for frame in frames:
+            frame.call = call.number
+            if frame.kind == OPEN:
+                frame.open.timeout_ms = _timeout_ms(remaining_s)
+            stream.writer.frame(frame.ByteSize())().CopyFrom(frame)
+
+    def opened(self, stream: "_Stream") -> None:
+        """A stream takes calls."""
+        self._ready.append(stream)
+
+    def retired(self, stream: "_Stream") -> None:
+        """A stream takes no more calls."""
+        if stream in self._ready:
+            self._ready.remove(stream)
+
+    async def _keep(self, target: str) -> None:
+        """Keeps one stream to a target that takes calls, as far as the target lets it."""
+        pause_s = BACKOFF_FIRST_S
+        while True:
+            began_s = self.clock.monotonic()
+            stream = _Stream(self, target)
+            task = asyncio.create_task(stream.run(), name=f"relay stream to {target}")
+            self._streams[task] = stream
+            task.add_done_callback(self._streams.pop)
+            await stream.over.wait()
+            if self.clock.monotonic() - began_s >= STEADY_S:
+                pause_s = BACKOFF_FIRST_S
+            await self.clock.sleep(pause_s * (0.5 + self.entropy.bytes(1)[0] / 510))
+            pause_s = min(2 * pause_s, BACKOFF_MAX_S)
+
+
+class _Stream:
+    """One stream to one target, from connecting to its end."""
+
+    def __init__(self, pool: RelayPool, target: str) -> None:
+        self._pool = pool
+        self._target = target
+        self._number = 0
+        self._draining = False
+        self.over = asyncio.Event()
+        """Set when the stream takes no more calls, although some may go on."""
+        self.calls: dict[int, RelayCall] = {}
+        self.writer = FrameWriter(
+            relay_service_pb2.RelayRequest, pool.clock, pool.settings.relay_gather_s
+        )
+        self._deadlines = DeadlineWatch(self.calls, pool.clock, self._expire)
+
+    def adopt(self, call: RelayCall) -> None:
+        """Gives a call a number on this stream."""
+        number = self._number + 1 if self._number < _NUMBER_MAX else 1
+        while number in self.calls:
+            number += 1
+        self._number = number
+        call.bind(self, number)
+        self.calls[number] = call
+        self._deadlines.watch(call.deadline_s)
+
+    def drop(self, call: RelayCall, error: GatewayError) -> None:
+        """Ends a call from this side."""
+        self.writer.frame(0)(call=call.number, kind=CANCEL)
+        self._finish(call, error)
+
+    def _expire(self, call: RelayCall) -> None:
+        self.drop(call, refusals.expired())
+
+    def _finish(self, call: RelayCall, error: GatewayError | None) -> None:
+        del self.calls[call.number]
+        call.finish(error)
+        if self._draining and not self.calls:
+            self.writer.close()
+
+    async def run(self) -> None:
+        """Connects, serves calls until the stream breaks or has drained, and accounts for every
+        call that is left.
+        """
+        link = channel(self._target, self._pool.settings)
+        try:
+            await self._exchange(link.stream_stream(RELAY_METHOD)())
+        except (TimeoutError, DecodeError, grpc.RpcError, grpc.aio.BaseError) as error:
+            self._note(error)
+        finally:
+            self._pool.retired(self)
+            self.over.set()
+            self._deadlines.stop()
+            self._settle()
+            await link.close()
+
+    async def _exchange(self, call: _GrpcCall) -> None:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            await call.initial_metadata()
+        if not call.done():
+            _LOG.info("connected to %s", self._target)
+            self._pool.opened(self)
+        writing = asyncio.create_task(self._write(call))
+        try:
+            while True:
+                raw = await call.read()
+                if not isinstance(raw, bytes):
+                    return
+                self._deliver(raw)
+        finally:
+            call.cancel()
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    async def _write(self, call: _GrpcCall) -> None:
+        try:
+            await self.writer.run(call.write)
+            await call.done_writing()
+        except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+            # The reader learns the same and says why.
+            call.cancel()
+
+    def _deliver(self, raw: bytes) -> None:
+        """Hands every frame of a batch to its call."""
+        calls = self.calls
+        for frame in relay_service_pb2.RelayResponse.FromString(raw).frames:
+            kind = frame.kind
+            call = calls.get(frame.call)
+            if call is None:
+                if kind == DRAIN:
+                    self._drain()
+            elif kind == DATA:
+                self._arrived(call, frame.payload)
+            elif kind == END:
+                self._ended(call, frame)
+            elif kind == CREDIT:
+                call.credited(frame.credit_bytes)
+
+    def _arrived(self, call: RelayCall, payload: bytes) -> None:
+        if not call.arrived(payload):
+            _LOG.error("%s sent more than a call's credit; the call is dropped", self._target)
+            self.drop(call, refusals.internal())
+
+    def _ended(self, call: RelayCall, frame: Frame) -> None:
+        """The call is over; a last payload may come with the news."""
+        if frame.HasField("error"):
+            self._finish(call, received(frame.error))
+            return
+        if payload := frame.payload:
+            self._arrived(call, payload)
+        if not call.ended:
+            self._finish(call, None)
+
+    def _drain(self) -> None:
+        """The target takes no more calls: close when those under way are done."""
+        _LOG.info("%s is shutting down; its calls go on, new ones go elsewhere", self._target)
+        self._draining = True
+        self._pool.retired(self)
+        self.over.set()
+        if not self.calls:
+            self.writer.close()
+
+    def abandon(self) -> None:
+        """Ends every call from this side."""
+        for call in list(self.calls.values()):
+            self._finish(call, refusals.cancelled())
+
+    def _settle(self) -> None:
+        """Moves every call that was never sent, and fails the rest."""
+        unsent: dict[int, list[Frame]] = {}
+        for frame in self.writer.give_up():
+            if frame.kind == OPEN:
+                unsent[frame.call] = [frame]
+            elif frame.call in unsent:
+                unsent[frame.call].append(frame)
+        for call in list(self.calls.values()):
+            frames = unsent.get(call.number)
+            del self.calls[call.number]
+            try:
+                if frames is None:
+                    raise _lost()
+                self._pool.move(call, frames)
+            except GatewayError as error:
+                call.finish(error)
+
+    def _note(self, error: BaseException) -> None:
+        """Says why a stream broke, or could not be opened."""
+        why = str(error)
+        if isinstance(error, grpc.aio.AioRpcError):
+            why = f"{error.code().name}: {error.details()}"
+        elif isinstance(error, TimeoutError):
+            why = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
+        if self._draining and not self.calls:
+            return
+        _LOG.warning("no relay to %s (%s); trying again", self._target, why)
+
+
+def _timeout_ms(timeout_s: float) -> int:
+    """What remains, on the wire; 0 would mean no deadline."""
+    return min(max(int(timeout_s * 1000), 1), _NUMBER_MAX)
+
+
+def _lost() -> GatewayError:
+    return GatewayError(
+        error_pb2.ERROR_REASON_ROUTER_UNAVAILABLE,
+        "The router that served this call went away before the call was done; how far it got is "
+        "unknown. Send it again if doing it twice is harmless.",
+    )
