@@ -21,7 +21,10 @@ def with_local_defaults(settings: Settings) -> Settings:
     edge, router, auth, usage = settings.edge, settings.router, settings.auth, settings.usage
     auth_listen = auth.listen or local.socket("auth")
     usage_listen = usage.listen or local.socket("usage")
-    routers = tuple(local.socket(f"router-{index}") for index in range(settings.workers))
+    if router.listen:
+        routers: tuple[str, ...] = (router.listen,)
+    else:
+        routers = tuple(local.socket(f"router-{index}") for index in range(settings.workers))
     return replace(
         settings,
         data_dir=str(data),
@@ -34,7 +37,7 @@ def with_local_defaults(settings: Settings) -> Settings:
         usage=replace(usage, listen=usage_listen, dsn=usage.dsn or f"sqlite://{data / 'usage.db'}"),
         router=replace(
             router,
-            listen=router.listen or routers[0],
+            listen=routers[0],
             auth=router.auth or auth_listen,
             usage=router.usage or usage_listen,
             journal_dir=router.journal_dir or local.journal(0),
@@ -43,7 +46,7 @@ def with_local_defaults(settings: Settings) -> Settings:
             edge,
             auth=edge.auth or auth_listen,
             usage=edge.usage or usage_listen,
-            routers=edge.routers or ((router.listen,) if router.listen else routers),
+            routers=edge.routers or routers,
         ),
         rpc=replace(
             settings.rpc,

@@ -5,6 +5,7 @@ words that follow the setting's name. No rule repeats a value that may hold a cr
 """
 
 import difflib
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ UNIX_PATH_BYTES_MAX: Final = 100
 
 _RULE: Final = "rule"
 _PORT_MAX: Final = 65535
-_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")
+_HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
 _HOST_PORT: Final = re.compile(
-    r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\]):(?P<port>[0-9]{1,5})", re.ASCII
+    r"(?:[A-Za-z0-9._-]{1,253}|\[(?P<v6>[^\]]+)\]):(?P<port>[0-9]{1,5})", re.ASCII
 )
 _NAMED_TARGET: Final = re.compile(r"(?:dns|ipv4|ipv6):\S+")
 _PROVIDER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -98,15 +99,27 @@ def did_you_mean(word: str, known: Iterable[str], *, likeness: float = 0.6) -> s
 
 def host(value: str) -> str | None:
     """A name or address to listen on, without a port."""
-    return None if _HOST.fullmatch(value) else "must be a host name or an IP address without port"
+    if _HOST.fullmatch(value) or _is_ipv6(value):
+        return None
+    return "must be a host name or an IP address, without brackets or a port"
 
 
 def host_port(value: str) -> str | None:
     """``host:port``; empty for none."""
     match = _HOST_PORT.fullmatch(value)
-    if not value or (match and int(match["port"]) <= _PORT_MAX):
+    if not value:
+        return None
+    if match and int(match["port"]) <= _PORT_MAX and (not match["v6"] or _is_ipv6(match["v6"])):
         return None
     return "must look like 127.0.0.1:9090 or [::1]:9090"
+
+
+def _is_ipv6(value: str) -> bool:
+    try:
+        ipaddress.IPv6Address(value)
+    except ValueError:
+        return False
+    return True
 
 
 def listen_address(value: str) -> str | None:
