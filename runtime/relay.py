@@ -25,7 +25,6 @@ from runtime.relay_stream import (
     DATA,
     DRAIN,
     END,
-    MESSAGE_OVERHEAD_BYTES,
     OPEN,
     PAYLOAD_OVERHEAD_BYTES,
     RELAY_METHOD,
@@ -36,6 +35,7 @@ from runtime.relay_stream import (
     Leg,
 )
 from runtime.rpc import channel
+from runtime.rpc_server import RELAY_LOOKAHEAD_BYTES
 from runtime.rpc_status import received
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -53,21 +53,15 @@ _GrpcCall = grpc.aio.StreamStreamCall[bytes, Any]
 class RelayCall(Leg):
     """One call under way.
 
-    Whoever opened it reads until ``None`` or an error, or calls :meth:`cancel`; the latter does
-    nothing to a call that is over, so that it belongs into a ``finally``.
+    Whoever opened it calls ``await receive()`` until it gives ``None`` or raises (the error that
+    the handler raised, with all its fields; ROUTER_UNAVAILABLE when the stream broke;
+    DEADLINE_EXCEEDED; CANCELLED), or gives up with :meth:`cancel`, which does nothing to a call
+    that is over and so belongs into a ``finally``.
     """
 
     __slots__ = ("_stream",)
 
     _stream: "_Stream"
-
-    async def receive(self) -> bytes | None:
-        """The next payload; ``None`` when the call ended well.
-
-        Raises the error that the handler raised, with all its fields; ROUTER_UNAVAILABLE when the
-        stream broke, DEADLINE_EXCEEDED, CANCELLED.
-        """
-        return await self.next()
 
     async def send(self, payload: bytes) -> None:
         """Sends a further payload; waits while the serving side's credit is used up.
@@ -77,8 +71,8 @@ class RelayCall(Leg):
         if self.ended or self.credit_bytes <= 0 or self.writer.crowded:
             await self.clearance()
         size = len(payload)
-        if size > self.payload_bytes_max:
-            raise refusals.too_large(size, self.payload_bytes_max)
+        if size > self.writer.payload_bytes_max:
+            raise refusals.too_large(size, self.writer.payload_bytes_max)
         self.credit_bytes -= size + PAYLOAD_OVERHEAD_BYTES
         self.writer.frame(size)(call=self.number, kind=DATA, payload=payload)
 
@@ -108,7 +102,6 @@ class RelayPool:
         self.settings = settings
         self.clock = clock
         self.entropy = entropy or SystemEntropy()
-        self.payload_bytes_max = settings.message_bytes_max - MESSAGE_OVERHEAD_BYTES
         self._targets = tuple(targets)
         self._calls_max = settings.calls_max
         self._ready: list[_Stream] = []
@@ -152,15 +145,15 @@ class RelayPool:
         calls as they take, REQUEST_TOO_LARGE.
         """
         stream = self._pick()
+        writer = stream.writer
         size = len(payload) + len(method)
         for key, value in metadata.items():
             size += len(key) + 4 * len(value)
-        if size > self.payload_bytes_max:
-            raise refusals.too_large(size, self.payload_bytes_max)
-        call = RelayCall(stream.writer, 0, self.payload_bytes_max)
-        call.deadline_s = self.clock.monotonic() + timeout_s
+        if size > writer.payload_bytes_max:
+            raise refusals.too_large(size, writer.payload_bytes_max)
+        call = RelayCall(writer, 0, WINDOW_BYTES, self.clock.monotonic() + timeout_s)
         stream.adopt(call)
-        frame = stream.writer.frame(size)(call=call.number, kind=OPEN, payload=payload)
+        frame = writer.frame(size)(call=call.number, kind=OPEN, payload=payload)
         head = frame.open
         head.method = method
         head.timeout_ms = _timeout_ms(timeout_s)
@@ -186,7 +179,10 @@ class RelayPool:
             for stream in streams:
                 if len(stream.calls) < len(best.calls):
                     best = stream
-        if len(best.calls) >= self._calls_max or best.writer.queued_bytes > self.payload_bytes_max:
+        if (
+            len(best.calls) >= self._calls_max
+            or best.writer.queued_bytes > best.writer.payload_bytes_max
+        ):
             raise refusals.overloaded()
         return best
 
@@ -237,9 +233,7 @@ class _Stream:
         self.over = asyncio.Event()
         """Set when the stream takes no more calls, although some may go on."""
         self.calls: dict[int, RelayCall] = {}
-        self.writer = FrameWriter(
-            relay_service_pb2.RelayRequest, pool.clock, pool.settings.relay_gather_s
-        )
+        self.writer = FrameWriter(relay_service_pb2.RelayRequest, pool.clock, pool.settings)
         self._deadlines = DeadlineWatch(self.calls, pool.clock, self._expire)
 
     def adopt(self, call: RelayCall) -> None:
@@ -270,7 +264,7 @@ class _Stream:
         """Connects, serves calls until the stream breaks or has drained, and accounts for every
         call that is left.
         """
-        link = channel(self._target, self._pool.settings)
+        link = channel(self._target, self._pool.settings, lookahead_bytes=RELAY_LOOKAHEAD_BYTES)
         try:
             await self._exchange(link.stream_stream(RELAY_METHOD)())
         except (TimeoutError, DecodeError, grpc.RpcError, grpc.aio.BaseError) as error:
@@ -317,27 +311,19 @@ class _Stream:
             if call is None:
                 if kind == DRAIN:
                     self._drain()
-            elif kind == DATA:
-                self._arrived(call, frame.payload)
-            elif kind == END:
-                self._ended(call, frame)
             elif kind == CREDIT:
                 call.credited(frame.credit_bytes)
+            elif ((payload := frame.payload) or kind == DATA) and not call.arrived(payload):
+                self._distrust(call)
+            elif kind == END:
+                # With a last payload it has no error.
+                failed = not payload and frame.HasField("error")
+                self._finish(call, received(frame.error) if failed else None)
 
-    def _arrived(self, call: RelayCall, payload: bytes) -> None:
-        if not call.arrived(payload):
-            _LOG.error("%s sent more than a call's credit; the call is dropped", self._target)
-            self.drop(call, refusals.internal())
-
-    def _ended(self, call: RelayCall, frame: Frame) -> None:
-        """The call is over; a last payload may come with the news."""
-        if frame.HasField("error"):
-            self._finish(call, received(frame.error))
-            return
-        if payload := frame.payload:
-            self._arrived(call, payload)
-        if not call.ended:
-            self._finish(call, None)
+    def _distrust(self, call: RelayCall) -> None:
+        """The target sent more of a call than it had credit for."""
+        _LOG.error("%s sent more than a call's credit; the call is dropped", self._target)
+        self.drop(call, refusals.internal())
 
     def _drain(self) -> None:
         """The target takes no more calls: close when those under way are done."""
@@ -385,7 +371,8 @@ class _Stream:
 
 def _timeout_ms(timeout_s: float) -> int:
     """What remains, on the wire; 0 would mean no deadline."""
-    return min(max(int(timeout_s * 1000), 1), _NUMBER_MAX)
+    timeout_ms = int(timeout_s * 1000)
+    return timeout_ms if 0 < timeout_ms <= _NUMBER_MAX else max(1, min(timeout_ms, _NUMBER_MAX))
 
 
 def _lost() -> GatewayError:

@@ -26,7 +26,6 @@ from runtime.relay_stream import (
     DATA,
     DRAIN,
     END,
-    MESSAGE_OVERHEAD_BYTES,
     OPEN,
     PAYLOAD_OVERHEAD_BYTES,
     DeadlineWatch,
@@ -57,20 +56,19 @@ class RelayServerCall(Leg):
 
     __slots__ = ("metadata", "method", "request", "task", "timeout_s")
 
-    def __init__(
-        self, writer: FrameWriter, frame: Frame, payload_bytes_max: int, now_s: float
-    ) -> None:
-        super().__init__(writer, frame.call, payload_bytes_max)
+    def __init__(self, writer: FrameWriter, frame: Frame, now_s: float, latest_s: float) -> None:
         head = frame.open
+        timeout_ms = head.timeout_ms
+        if timeout_ms:
+            self.timeout_s: float | None = timeout_ms / 1000
+            latest_s = min(latest_s, now_s + timeout_ms / 1000)
+        else:
+            self.timeout_s = None
+        super().__init__(writer, frame.call, head.credit_bytes, latest_s)
         fields = head.metadata
         self.method = head.method
         self.metadata: Mapping[str, str] = {key.lower(): fields[key] for key in fields}
         self.request = frame.payload
-        timeout_ms = head.timeout_ms
-        self.timeout_s = timeout_ms / 1000 if timeout_ms else None
-        if timeout_ms:
-            self.deadline_s = now_s + timeout_ms / 1000
-        self.credit_bytes = head.credit_bytes
         self.task: asyncio.Task[None] | None = None
 
     async def send(self, payload: bytes) -> None:
@@ -83,8 +81,8 @@ class RelayServerCall(Leg):
         writer = self.writer
         if self.ended or self.credit_bytes <= 0 or writer.crowded:
             await self.clearance()
-        if size > self.payload_bytes_max:
-            raise refusals.too_large(size, self.payload_bytes_max)
+        if size > writer.payload_bytes_max:
+            raise refusals.too_large(size, writer.payload_bytes_max)
         self.credit_bytes -= size + PAYLOAD_OVERHEAD_BYTES
         frame = writer.frame(size)(call=self.number, kind=DATA, payload=payload)
         if size:
@@ -95,7 +93,7 @@ class RelayServerCall(Leg):
 
     async def receive(self) -> bytes:
         """The caller's next payload. Raises CANCELLED when none will come."""
-        payload = await self.next()
+        payload = await super().receive()
         if payload is None:
             raise refusals.cancelled()
         return payload
@@ -165,13 +163,10 @@ class _ServerStream:
         self._clock = server.clock
         self._calls_max = settings.calls_max
         self._timeout_max_s = settings.call_timeout_max_s
-        self._payload_bytes_max = settings.message_bytes_max - MESSAGE_OVERHEAD_BYTES
         self._spawn = _spawner()
         self._settled = asyncio.Event()
         self.calls: dict[int, RelayServerCall] = {}
-        self.writer = FrameWriter(
-            relay_service_pb2.RelayResponse, self._clock, settings.relay_gather_s
-        )
+        self.writer = FrameWriter(relay_service_pb2.RelayResponse, self._clock, settings)
         self._deadlines = DeadlineWatch(self.calls, self._clock, self._expire)
 
     async def run(self, context: Context) -> None:
@@ -225,7 +220,7 @@ class _ServerStream:
         number = frame.call
         if number in self.calls or not number:
             raise RelayProtocolError(f"The call number {number} is taken.")
-        call = RelayServerCall(self.writer, frame, self._payload_bytes_max, now_s)
+        call = RelayServerCall(self.writer, frame, now_s, now_s + self._timeout_max_s)
         handler = self._handlers.get(call.method)
         if handler is None:
             self._end(call, refusals.unknown_method())
@@ -237,7 +232,6 @@ class _ServerStream:
             self._end(call, refusals.draining())
             return
         self.calls[number] = call
-        call.deadline_s = min(call.deadline_s, now_s + self._timeout_max_s)
         self._deadlines.watch(call.deadline_s)
         call.task = self._spawn(self._serve(call, handler))
         if not _STARTS_AT_ONCE:

@@ -15,6 +15,7 @@ from typing import Final, Generic, TypeVar
 
 from onegate.common.v1 import error_pb2, relay_service_pb2
 from runtime.clock import Clock
+from runtime.config import RpcSettings
 from runtime.errors import GatewayError
 
 WINDOW_BYTES: Final = 64 * 1024
@@ -78,15 +79,17 @@ class FrameWriter:
         "add",
         "crowded",
         "loop",
+        "payload_bytes_max",
         "queued_bytes",
         "tails",
     )
 
-    def __init__(self, batch_type: type[Batch], clock: Clock, gather_s: float) -> None:
+    def __init__(self, batch_type: type[Batch], clock: Clock, settings: RpcSettings) -> None:
         self.loop = asyncio.get_running_loop()
         self._batch_type = batch_type
         self._clock = clock
-        self._gather_s = gather_s
+        self._gather_s = settings.relay_gather_s
+        self.payload_bytes_max = settings.message_bytes_max - MESSAGE_OVERHEAD_BYTES
         self._full: deque[tuple[Batch, int]] = deque()
         self._sleeper: asyncio.Future[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
@@ -203,17 +206,17 @@ class Leg:
         "error",
         "inbox",
         "number",
-        "payload_bytes_max",
         "writer",
     )
 
-    def __init__(self, writer: FrameWriter, number: int, payload_bytes_max: int) -> None:
+    def __init__(
+        self, writer: FrameWriter, number: int, credit_bytes: int, deadline_s: float
+    ) -> None:
         self.writer = writer
         self.number = number
-        self.payload_bytes_max = payload_bytes_max
+        self.credit_bytes = credit_bytes
+        self.deadline_s = deadline_s
         self.inbox: deque[bytes] = deque()
-        self.deadline_s = math.inf
-        self.credit_bytes = WINDOW_BYTES
         self.ended = False
         self.error: GatewayError | None = None
         self._room_bytes = WINDOW_BYTES
@@ -221,19 +224,24 @@ class Leg:
         self._reader: asyncio.Future[None] | None = None
         self._sender: asyncio.Future[None] | None = None
 
-    async def next(self) -> bytes | None:
+    async def receive(self) -> bytes | None:
         """The next payload, ``None`` after the last; raises the call's error after the last.
 
         For one reader at a time.
         """
         inbox = self.inbox
-        if not inbox:
-            if not self.ended:
-                await self._arrival()
-            if not inbox:
+        while not inbox:
+            if self.ended:
                 if self.error is not None:
                     raise self.error
                 return None
+            if self._reader is not None:
+                raise RuntimeError("two tasks read the same call")
+            self._reader = reader = self.writer.loop.create_future()
+            try:
+                await reader
+            finally:
+                self._reader = None
         payload = inbox.popleft()
         consumed = self._consumed_bytes + len(payload) + PAYLOAD_OVERHEAD_BYTES
         if consumed >= CREDIT_STEP_BYTES and not self.ended:
@@ -242,16 +250,6 @@ class Leg:
             consumed = 0
         self._consumed_bytes = consumed
         return payload
-
-    async def _arrival(self) -> None:
-        """Waits for a payload or the end."""
-        if self._reader is not None:
-            raise RuntimeError("two tasks read the same call")
-        self._reader = reader = self.writer.loop.create_future()
-        try:
-            await reader
-        finally:
-            self._reader = None
 
     def arrived(self, payload: bytes) -> bool:
         """Takes in a payload; false when the peer had no credit for it."""
@@ -293,9 +291,11 @@ class Leg:
         """The call is over: what came in can still be read, nothing more is sent."""
         self.ended = True
         self.error = error
-        for waiter in (self._reader, self._sender):
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
+        reader, sender = self._reader, self._sender
+        if reader is not None and not reader.done():
+            reader.set_result(None)
+        if sender is not None and not sender.done():
+            sender.set_result(None)
 
 
 LegT = TypeVar("LegT", bound=Leg)

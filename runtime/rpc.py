@@ -29,7 +29,7 @@ __all__ = [
 OPERATOR_KEY: Final = "x-onegate-operator"
 """Metadata: the secret that admits administration."""
 
-CHANNEL_OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
+_CHANNEL_OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
     *SHARED_OPTIONS,
     # The router alone decides what is tried again.
     ("grpc.enable_retries", 0),
@@ -40,6 +40,7 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
+_LOOKAHEAD_BYTES: Final = 32 * 1024
 
 _RequestT_contra = TypeVar("_RequestT_contra", contravariant=True)
 _ResponseT_co = TypeVar("_ResponseT_co", covariant=True)
@@ -58,11 +59,21 @@ class UnaryMethod(Protocol[_RequestT_contra, _ResponseT_co]):
         ...
 
 
-def channel(target: str, settings: RpcSettings) -> grpc.aio.Channel:
+def channel(
+    target: str, settings: RpcSettings, *, lookahead_bytes: int = _LOOKAHEAD_BYTES
+) -> grpc.aio.Channel:
     """A channel to ``unix:PATH``, ``host:port`` or ``dns:///host:port``; connects when it is first
     used, and again by itself.
+
+    ``lookahead_bytes`` is what a stream takes in before anybody reads it: little, so that a slow
+    reader stops its sender, unless something above gRPC bounds it.
     """
-    return grpc.aio.insecure_channel(target, (*CHANNEL_OPTIONS, *limit_options(settings)))
+    options = (
+        *_CHANNEL_OPTIONS,
+        *limit_options(settings),
+        ("grpc.http2.lookahead_bytes", lookahead_bytes),
+    )
+    return grpc.aio.insecure_channel(target, options)
 
 
 async def unary(
