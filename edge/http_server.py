@@ -14,6 +14,8 @@ from edge.http_connection import Connection
 from runtime.clock import Clock
 from runtime.config import EdgeSettings
 
+UNSENT_BYTES_MAX: Final = 64 * 1024
+"""How much of an answer waits in the kernel beyond what the client has room for."""
 TICK_MAX_S: Final = 0.5
 CUT_GRACE_S: Final = 2.0
 """How long a cut handler may take for its last word."""
@@ -56,6 +58,10 @@ class HttpServer:
         )
         self._sweep()
         sockets: Sequence[socket.socket] = self._listener.sockets
+        for listening in sockets:
+            # Connections inherit it. Without, the kernel takes megabytes for a client that reads
+            # slowly, and reports no progress until it has got rid of a third of them.
+            listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
         port: int = sockets[0].getsockname()[1]
         return port
 
