@@ -1,4 +1,6 @@
-"""Processes killed in mid-stream: the client is told, the gateway recovers, the call is on record."""
+"""Processes killed in mid-stream: the client is told, the gateway recovers, the call is on
+record.
+"""
 
 import json
 import os
@@ -47,7 +49,9 @@ def rows_of(gateway: Gateway, request_id: str) -> list[dict[str, Any]]:
 
 
 def kill_in_mid_stream(gateway: Gateway, service: str) -> tuple[str, Exception | None]:
-    """Streams, kills the service after a few chunks; gives the request's id and how the stream ended."""
+    """Streams, kills the service after a few chunks; gives the request's id and how the stream
+    ended.
+    """
     with openai.OpenAI(
         base_url=gateway.base_url, api_key=gateway.api_key, max_retries=0, timeout=20
     ) as client:
