@@ -105,9 +105,7 @@ def test_a_url_that_hides_something_is_refused_even_to_the_operator(
     assert "secret" not in caught.value.message
 
 
-@pytest.mark.parametrize(
-    "host", ["1.2.3.4.5", "08.example.com", "1.2.3.999999999", "0x7g.example.com"]
-)
+@pytest.mark.parametrize("host", ["1.2.3.4.5", "08.example.com", "300.1.1.1", "0x7g.example.com"])
 def test_a_name_that_only_looks_like_an_address_is_a_name(host: str) -> None:
     assert origin_of(f"https://{host}/v1", private_allowed=True).host == host
 

@@ -330,7 +330,7 @@ async def test_a_bad_certificate_is_refused_before_anything_is_sent(
 
 
 async def test_plain_http_where_tls_is_asked_for_is_refused() -> None:
-    async with FakeProvider() as provider, opened() as upstream:
+    async with FakeProvider() as provider, opened(timeout_s=0.3) as upstream:
         url = f"https://127.0.0.1:{provider.port}/v1"
         assert await reason_of(upstream, url) == "UPSTREAM_UNREACHABLE"
 
