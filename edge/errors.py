@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from edge.endpoints.strict_json import encode
+from edge.http import HttpRefusalError
 from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError, reason_name
 
@@ -97,10 +98,17 @@ def http_error(reason: int) -> HttpError:
     return HTTP_ERRORS.get(reason) or HTTP_ERRORS[error_pb2.ERROR_REASON_INTERNAL]
 
 
+def status_of(error: GatewayError) -> int:
+    """The HTTP status of an error."""
+    if isinstance(error, HttpRefusalError):
+        return error.status
+    return http_error(error.reason).status
+
+
 def error_headers(error: GatewayError) -> list[tuple[str, str]]:
     """What an error says in the head of its answer."""
     row = http_error(error.reason)
-    headers: list[tuple[str, str]] = []
+    headers = list(error.headers) if isinstance(error, HttpRefusalError) else []
     wait_ms = error.retry_after_ms or row.retry_after_ms
     if wait_ms > 0 and (row.retry or row.status == 429):
         headers.append(("retry-after", str(math.ceil(wait_ms / 1000))))

@@ -31,10 +31,17 @@ class HttpRefusalError(GatewayError):
         status: the HTTP status.
         message: what happened and what to do next.
         headers: what the answer's head must say.
+        reason: why, where there is a word for it.
     """
 
-    def __init__(self, status: int, message: str, headers: Headers = ()) -> None:
-        super().__init__(error_pb2.ERROR_REASON_INVALID_REQUEST, message)
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        headers: Headers = (),
+        reason: int = error_pb2.ERROR_REASON_INVALID_REQUEST,
+    ) -> None:
+        super().__init__(reason, message)
         self.status = status
         self.headers = headers
 
@@ -88,10 +95,8 @@ class Request(Protocol):
     """The longest body that is taken; the application may set it while it opens the request."""
     received_s: float
     """When the head was complete, on the monotonic clock."""
-    request_id: str
-    """For the application to use."""
-    handler: str
-    """For the application to use: what metrics and the access log call the endpoint."""
+    note: object
+    """The application's own; the server leaves it alone."""
 
     @property
     def client(self) -> str:

@@ -38,6 +38,7 @@ class Server(Protocol):
     application: Application
     now_s: float
     draining: bool
+    date_line: str
 
     @property
     def full(self) -> bool:
@@ -448,6 +449,11 @@ class Connection(asyncio.Protocol):
         self._leave(linger=True)
 
     # Ending.
+
+    @property
+    def date_line(self) -> str:
+        """The head's ``date`` line."""
+        return self._server.date_line
 
     @property
     def closing(self) -> bool:

@@ -20,6 +20,11 @@ class Wire(Protocol):
     cut: bool
 
     @property
+    def date_line(self) -> str:
+        """The head's ``date`` line."""
+        ...
+
+    @property
     def closing(self) -> bool:
         """Whether the connection ends after this exchange, whatever the client would like."""
         ...
@@ -45,16 +50,15 @@ class Exchange:
         "content_length",
         "error",
         "expects",
-        "handler",
         "headers",
         "is_http10",
         "keep_alive",
         "method",
+        "note",
         "path",
         "query",
         "received_bytes",
         "received_s",
-        "request_id",
         "sent",
         "started_status",
         "streamed",
@@ -73,8 +77,7 @@ class Exchange:
         self.body_began_s = 0.0
         self.body_bytes_max = 0
         self.received_s = 0.0
-        self.request_id = ""
-        self.handler = ""
+        self.note: object = None
         self.keep_alive = True
         self.is_http10 = False
         self.expects = False
@@ -162,11 +165,12 @@ class Exchange:
             self.wire.write(body)
 
     def connection_line(self) -> str:
-        """What the head says of the connection's future."""
+        """The time, and what becomes of the connection."""
+        date = self.wire.date_line
         if not self.keep_alive or not self.complete or self.wire.closing:
             self.keep_alive = False
-            return "connection: close\r\n"
-        return "connection: keep-alive\r\n" if self.is_http10 else ""
+            return f"{date}connection: close\r\n"
+        return f"{date}connection: keep-alive\r\n" if self.is_http10 else date
 
 
 class ChunkedStream:

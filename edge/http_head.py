@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from edge.http import HttpRefusalError
+from onegate.common.v1 import error_pb2
 
 VERSIONS: Final = ("1.1", "1.0")
 
@@ -30,7 +31,12 @@ def refusal(
     elif not _HOST_FORBIDDEN.isdisjoint(host):
         return HttpRefusalError(400, "The Host header is malformed, or came twice.")
     if method == "CONNECT":
-        return HttpRefusalError(405, "This is no proxy.", [("allow", "GET, HEAD, POST")])
+        return HttpRefusalError(
+            405,
+            "This is no proxy.",
+            [("allow", "GET, HEAD, POST")],
+            error_pb2.ERROR_REASON_METHOD_NOT_ALLOWED,
+        )
     if b"#" in target or not origin_form(target).startswith(b"/"):
         return HttpRefusalError(400, "The request's target is malformed.")
     if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":

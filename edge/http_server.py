@@ -7,6 +7,7 @@ is therefore noticed up to a tick late, a tenth of the shortest limit and at mos
 import asyncio
 import socket
 from collections.abc import Sequence
+from email.utils import format_datetime
 from typing import Final
 
 from edge.http import Application
@@ -32,6 +33,9 @@ class HttpServer:
         """While true, every answer asks its client to come back on a new connection."""
         self.now_s = clock.monotonic()
         self.monotonic = clock.monotonic
+        self.date_line = ""
+        """The ``date`` line of every head, at most a tick late."""
+        self._clock = clock
         self._connections: set[Connection] = set()
         self._listener: asyncio.Server | None = None
         self._sweeper: asyncio.TimerHandle | None = None
@@ -118,6 +122,7 @@ class HttpServer:
 
     def _sweep(self) -> None:
         self.now_s = self.monotonic()
+        self.date_line = f"date: {format_datetime(self._clock.now(), usegmt=True)}\r\n"
         for connection in list(self._connections):
             connection.check(self.now_s)
         loop = asyncio.get_running_loop()

@@ -1,0 +1,286 @@
+"""One chat call over the relay: the caller's bytes in, the router's events out as they come.
+
+An answer's head is held until its first content, so that a call that fails before has a proper
+status; only when a stream's caller has waited ``keepalive_comment_s`` does the head go out alone,
+with comments until the first token. Whatever breaks after that is an error event, without
+``[DONE]``: official SDKs take a stream that merely ends for a success.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final
+
+from edge import errors
+from edge.calls import Call
+from edge.dispatch import common_headers
+from edge.endpoints import chat_request, chat_response
+from edge.endpoints.call_context import call_context
+from edge.endpoints.call_headers import served_headers
+from edge.endpoints.chat_request import ChatCall
+from edge.endpoints.chat_response import AnswerFrame
+from edge.endpoints.chat_stream import DONE, KEEP_ALIVE, ChunkEncoder, event
+from edge.endpoints.chat_typed import typed
+from edge.http import Response, Stream
+from onegate.common.v1 import error_pb2
+from onegate.router.v1 import chat_pb2, chat_service_pb2
+from runtime.clock import Clock
+from runtime.config import EdgeSettings
+from runtime.errors import GatewayError
+from runtime.relay import RelayCall, RelayPool
+
+CHAT_METHOD: Final = "/onegate.router.v1.ChatService/Chat"
+TYPED_MODELS_MAX: Final = 1024
+TYPED_FOR_S: Final = 60.0
+"""How long a model that wanted the typed form gets it at once, before the native one is tried."""
+
+_STREAM_HEADERS: Final = [
+    ("content-type", "text/event-stream; charset=utf-8"),
+    ("cache-control", "no-cache"),
+    ("x-accel-buffering", "no"),
+]
+
+
+class TypedModels:
+    """Models whose deployments were seen to want the typed form, the latest ones."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until: OrderedDict[str, float] = OrderedDict()
+
+    def add(self, model: str) -> None:
+        """A router has asked for the typed form of a call to this model."""
+        self._until.pop(model, None)
+        self._until[model] = self._clock.monotonic() + TYPED_FOR_S
+        if len(self._until) > TYPED_MODELS_MAX:
+            self._until.popitem(last=False)
+
+    def __contains__(self, model: str) -> bool:
+        until_s = self._until.get(model)
+        return until_s is not None and self._clock.monotonic() < until_s
+
+
+class ChatEndpoint:
+    """``POST /v1/chat/completions``."""
+
+    def __init__(self, relay: RelayPool, settings: EdgeSettings, clock: Clock) -> None:
+        self._relay = relay
+        self.settings = settings
+        self.clock = clock
+        self.typed_models = TypedModels(clock)
+
+    async def handle(self, call: Call) -> Response | None:
+        """Serves one call."""
+        request = call.request
+        chat = chat_request.decode(await request.body(), depth_max=self.settings.json_depth_max)
+        call.model = chat.model
+        context = call_context(
+            request.headers, request_id=call.request_id, client_address=request.client
+        )
+        form = typed if chat.model in self.typed_models else chat_request.native
+        relayed = self._relay.call(
+            CHAT_METHOD,
+            form(chat, context).SerializeToString(),
+            metadata={"authorization": f"Bearer {call.key}"},
+            timeout_s=self.settings.call_timeout_s,
+        )
+        exchange = ChatExchange(self, call, chat, context, relayed)
+        try:
+            if chat.stream:
+                await exchange.stream()
+                return None
+            return await exchange.answer()
+        finally:
+            relayed.cancel()
+
+
+class ChatExchange:
+    """One call under way."""
+
+    __slots__ = (
+        "_answer",
+        "_body",
+        "_call",
+        "_chat",
+        "_clock",
+        "_context",
+        "_encoder",
+        "_metered",
+        "_owner",
+        "_relayed",
+        "_served",
+        "_stream",
+        "_timer",
+    )
+
+    def __init__(
+        self,
+        owner: ChatEndpoint,
+        call: Call,
+        chat: ChatCall,
+        context: chat_pb2.CallContext,
+        relayed: RelayCall,
+    ) -> None:
+        self._owner = owner
+        self._clock = owner.clock
+        self._call = call
+        self._chat = chat
+        self._context = context
+        self._relayed = relayed
+        self._served: chat_pb2.Served | None = None
+        self._metered: chat_pb2.Metered | None = None
+        self._answer: chat_pb2.ChatAnswer | None = None
+        self._body: bytes | None = None
+        self._stream: Stream | None = None
+        self._encoder: ChunkEncoder | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def answer(self) -> Response:
+        """The whole answer. Raises what the router raised."""
+        while (payload := await self._relayed.receive()) is not None:
+            for happened in chat_service_pb2.ChatResponse.FromString(payload).events:
+                match happened.WhichOneof("event"):
+                    case "native":
+                        self._body = happened.native
+                    case "answer":
+                        self._answer = happened.answer
+                    case _:
+                        await self._note(happened)
+        if self._answer is not None:
+            self._body = chat_response.body(self._answer, self._metered, self._frame())
+        if self._body is None:
+            raise _no_answer()
+        return Response(200, self._headers([*common_headers(*self._identity())]), self._body)
+
+    async def stream(self) -> None:
+        """Writes the answer as it comes."""
+        self._arm()
+        try:
+            while (payload := await self._relayed.receive()) is not None:
+                pieces = []
+                for happened in chat_service_pb2.ChatResponse.FromString(payload).events:
+                    if native := happened.native:
+                        pieces.append(native)
+                    elif happened.HasField("delta"):
+                        pieces.append(self._encode(happened.delta))
+                    else:
+                        await self._note(happened)
+                if pieces:
+                    await self._write(pieces)
+            self._finish()
+        except GatewayError as error:
+            self._fail(error)
+        except asyncio.CancelledError:
+            if self._stream is None or not self._call.request.draining:
+                raise
+            self._fail(_cut_off())
+        finally:
+            self._disarm()
+
+    async def _note(self, happened: chat_pb2.ChatEvent) -> None:
+        """An event that is no content."""
+        match happened.WhichOneof("event"):
+            case "served":
+                self._served = happened.served
+            case "metered":
+                self._metered = happened.metered
+            case "typed_required":
+                self._owner.typed_models.add(self._chat.model)
+                request = typed(self._chat, self._context)
+                await self._relayed.send(request.SerializeToString())
+            case "error":
+                raise GatewayError.from_proto(happened.error)
+            case _:
+                raise _no_answer()
+
+    def _encode(self, delta: chat_pb2.ChatDelta) -> bytes:
+        if self._encoder is None:
+            self._encoder = ChunkEncoder(self._frame())
+        return self._encoder.delta(delta)
+
+    async def _write(self, pieces: Iterable[bytes]) -> None:
+        """Writes what came together at once; waits while the caller does not take it."""
+        stream = self._stream
+        if self._call.first_byte_s is None:
+            self._disarm()
+            self._call.first_byte_s = self._clock.monotonic()
+            stream = self._begin()
+        if stream is not None:
+            stream.write(b"".join(pieces))
+            if stream.paused:
+                await stream.drain()
+
+    def _begin(self) -> Stream:
+        """The stream, whose head may be out already."""
+        if self._stream is None:
+            self._stream = self._call.request.stream(200, self._headers(self._stream_headers()))
+        return self._stream
+
+    def _finish(self) -> None:
+        """The call ended well."""
+        if self._call.first_byte_s is None:
+            raise _no_answer()
+        last = DONE
+        if self._encoder is not None and self._metered is not None and self._chat.stream_usage:
+            last = self._encoder.usage(self._metered) + DONE
+        self._begin().finish(last)
+
+    def _fail(self, error: GatewayError) -> None:
+        """The call failed: with a status, or with an event when it is too late for one."""
+        if self._stream is None:
+            raise error
+        self._stream.finish(event(errors.error_body(error)))
+
+    def _arm(self) -> None:
+        """Sends a comment if nothing comes for a while."""
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._owner.settings.keepalive_comment_s, self._comment)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _comment(self) -> None:
+        stream = self._begin()
+        if not stream.paused:
+            stream.write(KEEP_ALIVE)
+        self._arm()
+
+    def _identity(self) -> tuple[str, float]:
+        """The request's id and how long it has taken, in seconds."""
+        elapsed_s = self._clock.monotonic() - self._call.request.received_s
+        return self._call.request_id, elapsed_s
+
+    def _stream_headers(self) -> list[tuple[str, str]]:
+        return _STREAM_HEADERS + common_headers(*self._identity())[1:]
+
+    def _headers(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        if self._served is None:
+            return headers
+        return headers + served_headers(self._served, self._metered, self._identity()[1])
+
+    def _frame(self) -> AnswerFrame:
+        fields = self._chat.fields
+        return AnswerFrame(
+            id=f"chatcmpl-{self._call.request_id.removeprefix('req_')}",
+            created_unix_s=int(self._clock.now().timestamp()),
+            model=self._served.model if self._served is not None else self._chat.model,
+            legacy_functions=fields.functions is not None,
+            stream_usage=self._chat.stream_usage,
+        )
+
+
+def _no_answer() -> GatewayError:
+    return GatewayError(
+        error_pb2.ERROR_REASON_INTERNAL,
+        "The router ended the call without an answer, which is a defect; run the same version of "
+        "onegate everywhere.",
+    )
+
+
+def _cut_off() -> GatewayError:
+    return GatewayError(
+        error_pb2.ERROR_REASON_DRAINING,
+        "The gateway is shutting down and cut this answer off; send the request again.",
+    )

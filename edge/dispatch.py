@@ -1,0 +1,206 @@
+"""From a request's head to its endpoint and back: routes, keys, limits, errors, accounts.
+
+The key is checked before the body is read. What is known at once is answered at once: no such
+route, no key, a key that cannot be one, too many calls under way.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, cast
+from urllib.parse import unquote
+
+from edge import errors
+from edge.calls import Call, Endpoint, KeyEndpoint, PageEndpoint
+from edge.credentials import presented_key
+from edge.http import Handling, HttpRefusalError, Request, Response
+from onegate.common.v1 import error_pb2
+from runtime import apikeys
+from runtime.clock import Clock, Entropy
+from runtime.errors import GatewayError
+from runtime.grants import GrantClient
+from runtime.metrics import Count
+from runtime.telemetry import AccessLog, AccessRecord, Metrics
+
+JSON: Final = ("content-type", "application/json")
+NO_ENDPOINT: Final = "none"
+"""What metrics call a request that reached no endpoint."""
+MALFORMED: Final = "malformed"
+"""What metrics call a request whose head could not be read."""
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """What serving a request needs of the process."""
+
+    clock: Clock
+    entropy: Entropy
+    grants: GrantClient
+    metrics: Metrics
+    access_log: AccessLog
+
+
+class Dispatcher:
+    """The edge as an :class:`edge.http.Application`."""
+
+    def __init__(self, endpoints: Iterable[Endpoint], ports: Ports, calls_max: int) -> None:
+        self._exact: dict[bytes, dict[str, Endpoint]] = {}
+        self._prefixes: dict[bytes, dict[str, Endpoint]] = {}
+        for endpoint in endpoints:
+            path, brace, _ = endpoint.path.partition("{")
+            table = self._prefixes if brace else self._exact
+            methods = table.setdefault(path.encode(), {})
+            methods[endpoint.method] = endpoint
+            if endpoint.method == "GET":
+                methods["HEAD"] = endpoint
+        self._grants = ports.grants
+        self._clock = ports.clock
+        self._entropy = ports.entropy
+        self._metrics = ports.metrics
+        self._access_log = ports.access_log
+        self._calls_max = calls_max
+        self._under_way = 0
+        self._counts: dict[tuple[str, int], Count] = {}
+
+    def open(self, request: Request) -> Response | Handling:
+        """Finds the endpoint and checks the key."""
+        self._metrics.in_flight.add(1)
+        request.note = call = Call(request, self._request_id())
+        try:
+            endpoint = call.endpoint = self._route(call)
+            if isinstance(endpoint, PageEndpoint):
+                return endpoint.page(call)
+            request.body_bytes_max = endpoint.body_bytes_max
+            if self._under_way >= self._calls_max:
+                raise _overloaded()
+            key = call.key = presented_key(request.headers)
+            call.grant = self._grants.lookup(key)
+            if call.grant is None and apikeys.kind_of(key) is None:
+                raise _not_a_key()
+        except GatewayError as error:
+            return self.refuse(request, error)
+        self._under_way += 1
+        call.counted = True
+        if call.grant is None:
+            return self._asking(endpoint, call)
+        return endpoint.handle(call)
+
+    async def _asking(self, endpoint: KeyEndpoint, call: Call) -> Response | None:
+        """A call whose key auth must be asked about."""
+        call.grant = await self._grants.get(call.key)
+        return await endpoint.handle(call)
+
+    def refuse(self, request: Request | None, error: GatewayError) -> Response:
+        """An error as an answer."""
+        if request is None:
+            request_id, elapsed_s = self._request_id(), 0.0
+            self._count(MALFORMED, errors.status_of(error))
+        else:
+            call = cast("Call", request.note)
+            request_id = call.request_id
+            elapsed_s = self._clock.monotonic() - request.received_s
+        headers = [*common_headers(request_id, elapsed_s), *errors.error_headers(error)]
+        return Response(errors.status_of(error), headers, errors.error_body(error))
+
+    def failed(self, request: Request, defect: BaseException) -> Response:
+        """A defect as an answer; its cause is for the log alone."""
+        call = cast("Call", request.note)
+        _LOG.error("request %s hit a defect", call.request_id, exc_info=defect)
+        return self.refuse(
+            request,
+            GatewayError(
+                error_pb2.ERROR_REASON_INTERNAL,
+                f"The gateway has a defect; tell its operator the request id {call.request_id}.",
+            ),
+        )
+
+    def finished(self, request: Request, status: int, sent: int) -> None:
+        """Counts and logs a request that is over."""
+        call = cast("Call", request.note)
+        now_s = self._clock.monotonic()
+        if call.counted:
+            self._under_way -= 1
+        metrics = self._metrics
+        metrics.in_flight.add(-1)
+        name = call.endpoint.name if call.endpoint is not None else NO_ENDPOINT
+        self._count(name, status)
+        metrics.durations.labelled(name).observe(now_s - request.received_s)
+        if isinstance(call.endpoint, PageEndpoint):
+            return
+        first_s = call.first_byte_s
+        self._access_log.add(
+            AccessRecord(
+                request_id=call.request_id,
+                method=request.method,
+                path=request.path.decode("ascii"),
+                status=status,
+                duration_ms=(now_s - request.received_s) * 1000,
+                first_byte_ms=None if first_s is None else (first_s - request.received_s) * 1000,
+                model=call.model,
+                key_id=call.grant.key_id if call.grant is not None else "",
+                bytes_out=sent,
+            )
+        )
+
+    def _count(self, name: str, status: int) -> None:
+        count = self._counts.get((name, status))
+        if count is None:
+            count = self._metrics.requests.labelled(name, str(status))
+            self._counts[name, status] = count
+        count.add()
+
+    def _request_id(self) -> str:
+        return f"req_{self._entropy.bytes(16).hex()}"
+
+    def _route(self, call: Call) -> Endpoint:
+        """The endpoint. Raises NOT_FOUND, METHOD_NOT_ALLOWED."""
+        request = call.request
+        methods = self._exact.get(request.path)
+        if methods is None:
+            for prefix, found in self._prefixes.items():
+                if request.path.startswith(prefix) and len(request.path) > len(prefix):
+                    methods = found
+                    call.argument = unquote(request.path[len(prefix) :].decode("ascii"))
+                    break
+            else:
+                raise GatewayError(
+                    error_pb2.ERROR_REASON_NOT_FOUND,
+                    f"There is no {request.path.decode('ascii')[:200]} here; the base URL of the "
+                    "API ends in /v1.",
+                )
+        endpoint = methods.get(request.method)
+        if endpoint is None:
+            allowed = ", ".join(sorted(methods))
+            raise HttpRefusalError(
+                405,
+                f"{request.method} is not allowed here; use {allowed}.",
+                [("allow", allowed)],
+                error_pb2.ERROR_REASON_METHOD_NOT_ALLOWED,
+            )
+        return endpoint
+
+
+def common_headers(request_id: str, elapsed_s: float) -> list[tuple[str, str]]:
+    """What every JSON answer says."""
+    return [
+        JSON,
+        ("x-request-id", request_id),
+        ("openai-processing-ms", str(int(elapsed_s * 1000))),
+    ]
+
+
+def _overloaded() -> GatewayError:
+    return GatewayError(
+        error_pb2.ERROR_REASON_OVERLOADED,
+        "The gateway has as many calls under way as it takes; try again in a moment.",
+    )
+
+
+def _not_a_key() -> GatewayError:
+    return GatewayError(
+        error_pb2.ERROR_REASON_INVALID_API_KEY,
+        "What was sent is no API key of this gateway: they begin with 'sk-og-'. Check that it was "
+        "copied whole.",
+    )
