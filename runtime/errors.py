@@ -39,8 +39,10 @@ RETRYABLE: Final[frozenset[int]] = frozenset(
 
 def reason_name(reason: int) -> str:
     """The reason as a code for people and programs: ``INVALID_API_KEY`` gives
-    ``invalid_api_key``.
+    ``invalid_api_key``. A reason that only a newer peer knows is called by its number.
     """
+    if reason not in Reason.values():
+        return f"reason_{reason}"
     return Reason.Name(error_pb2.ErrorReason.ValueType(reason)).removeprefix(_PREFIX).lower()
 
 
