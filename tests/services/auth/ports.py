@@ -24,6 +24,7 @@ class SteppedClock:
 
     def __init__(self) -> None:
         self.passed_s = 0.0
+        self.broken = False
 
     def now(self) -> datetime:
         return NOON + timedelta(seconds=self.passed_s)
@@ -32,6 +33,8 @@ class SteppedClock:
         return 1000.0 + self.passed_s
 
     async def sleep(self, delay_s: float) -> None:
+        if self.broken:
+            raise RuntimeError("the clock is broken")
         await asyncio.sleep(delay_s)
 
 
