@@ -11,7 +11,7 @@ import enum
 import logging
 from collections import OrderedDict
 from datetime import UTC, datetime
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, assert_never
 
 import grpc
 
@@ -292,6 +292,8 @@ class GrantClient:
                     "The gateway cannot check this API key just now. Try again in a moment.",
                     retry_after_ms=_RETRY_AFTER_MS,
                 )
+            case never:
+                assert_never(never)
 
     def _is_unknown(self, digest: bytes) -> bool:
         until = self._unknown.get(digest)

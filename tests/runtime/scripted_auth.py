@@ -32,7 +32,7 @@ class ScriptedAuth(grant_service_pb2_grpc.GrantServiceServicer):
         self.gate = asyncio.Event()
         self.gate.set()
         self.revision = 10
-        self.watches: list[asyncio.Queue[Response]] = []
+        self.watches: list[asyncio.Queue[Response | None]] = []
         self.after: list[int] = []
         self.first: Callable[[], Response] | None = None
 
@@ -47,6 +47,11 @@ class ScriptedAuth(grant_service_pb2_grpc.GrantServiceServicer):
         self.revision += 1
         for watch in self.watches:
             watch.put_nowait(Response(revision=self.revision, changes=changes, reset=reset))
+
+    def end(self) -> None:
+        """Ends every watch."""
+        for watch in self.watches:
+            watch.put_nowait(None)
 
     def revoke(self, key: str) -> None:
         """Ends a key and tells every watcher."""
@@ -72,12 +77,12 @@ class ScriptedAuth(grant_service_pb2_grpc.GrantServiceServicer):
         self.after.append(request.after_revision)
         if self.failure is not None:
             raise self.failure
-        watch: asyncio.Queue[Response] = asyncio.Queue()
+        watch: asyncio.Queue[Response | None] = asyncio.Queue()
         self.watches.append(watch)
         try:
             yield self.first() if self.first else Response(revision=self.revision)
-            while True:
-                yield await watch.get()
+            while (news := await watch.get()) is not None:
+                yield news
         finally:
             self.watches.remove(watch)
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import time
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,6 +27,20 @@ ENTROPY = SystemEntropy()
 KEY = apikeys.mint(grant_pb2.KEY_KIND_PROJECT, ENTROPY)
 OTHER = apikeys.mint(grant_pb2.KEY_KIND_PROJECT, ENTROPY)
 GARBAGE = ["", "sk-og-", "Bearer x", "sk-og-" + "a" * 46, KEY[:-1] + "#", KEY + "a", "\udcff"]
+
+
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """The loop that the processes use, one for all tests here: gRPC may complete what a closed
+    channel left under way only after its test is over.
+    """
+    return ("asyncio", {"use_uvloop": True})
+
+
+@pytest.fixture(scope="module", autouse=True)
+async def one_loop(anyio_backend: object) -> AsyncIterator[None]:
+    """Keeps the loop until the last test."""
+    yield  # noqa: PT022 - returning would let go of the loop
 
 
 async def refusal(client: GrantClient, key: str = KEY) -> str:
@@ -151,6 +166,23 @@ async def test_an_answer_that_a_revocation_overtakes_is_not_used(tmp_path: Path)
         assert caught.value.reason == error_pb2.ERROR_REASON_INVALID_API_KEY
         assert at.client.lookup(KEY) is None
         assert len(at.auth.asked) == 2
+
+
+async def test_no_answer_brings_a_revoked_key_back(tmp_path: Path) -> None:
+    async with scene(tmp_path, grants=[KEY], grace_s=0) as at:
+        await at.client.get(KEY)
+        at.clock.passed_s += 100
+        at.auth.gate.clear()
+        at.auth.answers = [at.auth.add(KEY, version=at.auth.revision + 1)]
+        waiting = asyncio.create_task(at.client.get(KEY))
+        await until(lambda: len(at.auth.asked) == 2, "the question")
+        at.auth.revoke(KEY)
+        await at.seen()
+        at.auth.gate.set()
+        with pytest.raises(GatewayError) as caught:
+            await waiting
+        assert caught.value.reason == error_pb2.ERROR_REASON_INVALID_API_KEY
+        assert await refusal(at.client) == "invalid_api_key"
 
 
 async def test_an_answer_that_a_change_overtakes_is_asked_for_again(tmp_path: Path) -> None:
@@ -345,6 +377,27 @@ async def test_auth_that_falls_silent_counts_as_away(
         await until(lambda: len(at.auth.after) > 1, "a new watch")
         assert at.client.lookup(KEY) is not None
         await until(lambda: len(at.auth.watches) == 1, "the end of the first watch")
+
+
+async def test_auth_that_ends_the_watch_is_watched_again(tmp_path: Path) -> None:
+    async with scene(tmp_path, grants=[KEY]) as at:
+        await at.client.get(KEY)
+        at.auth.end()
+        await until(lambda: len(at.auth.after) > 1, "a new watch")
+        assert at.auth.after[-1] == at.auth.revision
+        assert at.client.lookup(KEY) is not None
+
+
+async def test_a_watch_that_fails_by_a_defect_is_said_and_ends_trust(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scene(tmp_path, grants=[KEY], grace_s=60) as at:
+        await at.client.get(KEY)
+        at.clock.broken = True
+        at.auth.end()
+        await until(lambda: "the watch on auth has failed" in caplog.text, "the notice")
+        at.clock.passed_s += 61
+        assert at.client.lookup(KEY) is None
 
 
 async def test_auth_that_does_not_answer_is_waited_for_two_seconds(tmp_path: Path) -> None:
