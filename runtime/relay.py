@@ -39,6 +39,7 @@ from runtime.rpc_server import RELAY_LOOKAHEAD_BYTES
 from runtime.rpc_status import received
 
 CONNECT_TIMEOUT_S: Final = 5.0
+CLOSE_TIMEOUT_S: Final = 1.0
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
 STEADY_S: Final = 5.0
@@ -127,14 +128,22 @@ class RelayPool:
         ]
 
     async def close(self) -> None:
-        """Ends every call with CANCELLED, and every stream."""
+        """Ends every call with CANCELLED and every stream, in good order where the target still
+        answers.
+        """
         self._ready.clear()
-        for stream in self._streams.values():
+        for link in self._links:
+            link.cancel()
+        for task, stream in self._streams.items():
             stream.abandon()
-        tasks = [*self._links, *self._streams]
-        for task in tasks:
+            if not stream.connected:
+                task.cancel()
+        streams = list(self._streams)
+        if streams:
+            await asyncio.wait(streams, timeout=CLOSE_TIMEOUT_S)
+        for task in streams:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._links, *streams, return_exceptions=True)
 
     def call(
         self, method: str, payload: bytes, *, metadata: Mapping[str, str], timeout_s: float
@@ -230,6 +239,7 @@ class _Stream:
         self._target = target
         self._number = 0
         self._draining = False
+        self.connected = False
         self.over = asyncio.Event()
         """Set when the stream takes no more calls, although some may go on."""
         self.calls: dict[int, RelayCall] = {}
@@ -281,6 +291,7 @@ class _Stream:
             await call.initial_metadata()
         if not call.done():
             _LOG.info("connected to %s", self._target)
+            self.connected = True
             self._pool.opened(self)
         writing = asyncio.create_task(self._write(call))
         try:
@@ -335,9 +346,11 @@ class _Stream:
             self.writer.close()
 
     def abandon(self) -> None:
-        """Ends every call from this side."""
+        """Ends every call from this side, then the stream."""
         for call in list(self.calls.values()):
-            self._finish(call, refusals.cancelled())
+            self.drop(call, refusals.cancelled())
+        self._draining = True
+        self.writer.close()
 
     def _settle(self) -> None:
         """Moves every call that was never sent, and fails the rest."""

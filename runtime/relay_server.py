@@ -278,24 +278,28 @@ class _ServerStream:
         call.finish(error)
 
     def _drop(self, call: RelayServerCall) -> None:
-        """The caller has lost interest: nothing more is sent, the handler is cancelled."""
-        call.finish(refusals.cancelled())
-        if call.task is not None:
-            call.task.cancel()
-
-    def _expire(self, call: RelayServerCall) -> None:
-        """The deadline of a call has passed."""
+        """The caller has lost interest: nothing more is sent, the handler is cancelled, once, so
+        that its cleaning up is not.
+        """
         if not call.ended:
-            self._end(call, refusals.expired())
+            call.finish(refusals.cancelled())
             if call.task is not None:
                 call.task.cancel()
+
+    def _stop(self, call: RelayServerCall, error: GatewayError) -> None:
+        """Ends a call against its handler's will."""
+        if not call.ended:
+            self._end(call, error)
+            if call.task is not None:
+                call.task.cancel()
+
+    def _expire(self, call: RelayServerCall) -> None:
+        self._stop(call, refusals.expired())
 
     def cut(self) -> None:
         """Ends every call with DRAINING and takes no more."""
         for call in list(self.calls.values()):
-            self._end(call, refusals.draining())
-            if call.task is not None:
-                call.task.cancel()
+            self._stop(call, refusals.draining())
         self.writer.close()
 
     async def _abandon(self) -> None:

@@ -291,6 +291,7 @@ class Leg:
         """The call is over: what came in can still be read, nothing more is sent."""
         self.ended = True
         self.error = error
+        self.deadline_s = math.inf
         reader, sender = self._reader, self._sender
         if reader is not None and not reader.done():
             reader.set_result(None)

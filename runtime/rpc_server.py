@@ -8,10 +8,10 @@ as a server-streaming RPC and through the relay, which get the whole grace perio
 """
 
 import asyncio
+import contextlib
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
-from contextlib import aclosing
 from typing import Any, Final, TypeAlias, cast
 
 import grpc
@@ -127,7 +127,7 @@ class RpcServer:
         """
         for method, handler in handlers.items():
             self._handlers[method] = handler
-            work = _served(method, handler)
+            work = _served(method, handler, self._settings.message_bytes_max)
             self._methods[method] = grpc.unary_stream_rpc_method_handler(
                 self._owned(work, self._calls)
             )
@@ -210,7 +210,7 @@ class RpcServer:
                     await relay.closed()
                 await asyncio.shield(stopping)
         except TimeoutError:
-            _LOG.warning("%s cuts what is left after %.0f s", self._name, grace_s)
+            _LOG.warning("%s cuts what is left after %g s", self._name, grace_s)
         if relay is not None:
             relay.cut()
         for task in self._calls:
@@ -327,23 +327,33 @@ class _Methods(grpc.GenericRpcHandler):
 class _PlainCall:
     """A call that came as a server-streaming RPC: :class:`runtime.calls.ServerCall`."""
 
-    __slots__ = ("_context", "metadata", "method", "request", "timeout_s")
+    __slots__ = ("_bytes_max", "_context", "metadata", "method", "request", "timeout_s")
 
-    def __init__(self, method: str, request: bytes, context: Context) -> None:
+    def __init__(self, method: str, request: bytes, context: Context, bytes_max: int) -> None:
         self._context = context
+        self._bytes_max = bytes_max
         self.method = method
         self.request = request
         self.metadata: Mapping[str, str] = metadata_of(context)
         self.timeout_s: float | None = context.time_remaining()
 
     async def send(self, payload: bytes) -> None:
-        """Sends one payload; waits while the connection takes no more. Raises CANCELLED when the
-        caller has gone.
+        """Sends one payload; waits while the connection takes no more.
+
+        Raises CANCELLED when the caller has gone, REQUEST_TOO_LARGE when no message may be so
+        large.
         """
+        if len(payload) > self._bytes_max:
+            raise refusals.too_large(len(payload), self._bytes_max)
         try:
             await self._context.write(payload)
-        except grpc.aio.BaseError as error:
-            raise refusals.cancelled() from error
+        except grpc.aio.BaseError:
+            # The caller has gone, which gRPC tells the writer before it cancels the RPC. The
+            # handler is to see one thing, whatever it was doing: that it is cancelled.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CUT_TIMEOUT_S):
+                    await asyncio.get_running_loop().create_future()
+            raise refusals.cancelled() from None
 
     async def receive(self) -> bytes:
         """Raises INVALID_REQUEST: a plain RPC brings one payload."""
@@ -360,11 +370,11 @@ def metadata_of(context: Context) -> dict[str, str]:
     return {str(key): value for key, value in found if isinstance(value, str)}
 
 
-def _served(method: str, handler: Handler) -> _Work:
+def _served(method: str, handler: Handler, bytes_max: int) -> _Work:
     """A handler as a server-streaming RPC over raw bytes."""
 
     async def served(request: bytes, context: Context) -> None:
-        await handler(_PlainCall(method, request, context))
+        await handler(_PlainCall(method, request, context, bytes_max))
 
     return served
 
@@ -382,7 +392,7 @@ def _work(handler: _MethodHandler) -> _Work:
         generate: Callable[[Any, Context], AsyncGenerator[Any, None]] = behavior
 
         async def work(request: Any, context: Context) -> None:
-            async with aclosing(generate(request, context)) as messages:
+            async with contextlib.aclosing(generate(request, context)) as messages:
                 async for message in messages:
                     await context.write(message)
 
