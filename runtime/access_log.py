@@ -97,19 +97,19 @@ class AccessLog:
             self._timer = self._loop.call_later(FLUSH_INTERVAL_S, self._flush)
 
     async def close(self) -> None:
-        """Writes what waits; gives up after two seconds on a reader that does not read."""
+        """Writes what waits and takes no more; gives up after two seconds on a reader that does
+        not read.
+        """
+        self._enabled = False
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
                 while self._lines or not self._written.is_set():
                     self._flush()
                     await self._written.wait()
         except TimeoutError:
-            _LOG.warning("nobody reads the access log: %d lines are lost", len(self._lines))
+            _LOG.warning("nobody reads the access log: its last lines are lost")
             self.dropped += len(self._lines)
             self._lines.clear()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self._writer.close()
 
     def _flush(self) -> None:

@@ -7,6 +7,7 @@ The dataclasses are in ``runtime/settings.py``, credentials in ``runtime/credent
 both from here.
 """
 
+import math
 import os
 import re
 import tomllib
@@ -64,6 +65,7 @@ FILE_BYTES_MAX: Final = 1024 * 1024
 _PREFIX: Final = "ONEGATE_"
 _PROVIDER: Final = "provider"
 _TYPO_LIKENESS: Final = 0.9
+_FLOAT_EXACT_MAX: Final = 2**53
 _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "edge": EdgeSettings,
     "router": RouterSettings,
@@ -319,7 +321,7 @@ _TYPE_NAMES: Final[Mapping[Any, str]] = {
 def _checked(value: object, known: _Field) -> object:
     """The value in the type of its field. Raises ``ValueError`` with what is wrong."""
     if known.hint is float and type(value) is int:
-        value = float(value)
+        value = float(value) if abs(value) < _FLOAT_EXACT_MAX else math.inf
     elif known.hint == tuple[str, ...]:
         entries = value if isinstance(value, list | tuple) else [None]
         value = tuple(entries) if all(isinstance(entry, str) for entry in entries) else None

@@ -227,8 +227,6 @@ class _Lane:
         try:
             with self._engine.begin() as connection:
                 return work(connection)
-        except exc.TimeoutError:
-            raise self._unavailable("every connection is busy") from None
         except exc.DBAPIError as error:
             if not _is_away(error):
                 raise

@@ -163,6 +163,22 @@ async def test_a_reader_that_does_not_read_costs_lines_not_calls(
     assert requests + log.dropped == sent + 1
 
 
+async def test_lines_that_waited_for_a_slow_reader_leave_once_it_reads(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(access_log, "FLUSH_INTERVAL_S", 0.01)
+    monkeypatch.setattr(access_log, "FLUSH_BYTES", 200_000)
+    log = _log(pipe[1])
+    for _ in range(1000):
+        log.add(RECORD)
+    await until(lambda: not log._lines)
+    log.add(RECORD)
+    await until(lambda: log._timer is None)
+    assert len(log._lines) == 1
+    assert len(await _read_lines(pipe[0], 1001)) == 1001
+    await log.close()
+
+
 async def test_what_was_dropped_is_told_in_json_too(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,3 +258,11 @@ async def test_cleaned_texts_are_kept_up_to_a_bound(
         )
     assert len(log._clean) <= 10
     await log.close()
+
+
+async def test_a_closed_log_takes_no_more(pipe: tuple[int, int]) -> None:
+    log = _log(pipe[1])
+    await log.close()
+    log.add(RECORD)
+    assert log._lines == []
+    assert log._timer is None

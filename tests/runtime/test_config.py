@@ -128,6 +128,34 @@ def test_a_variable_is_read_by_the_type_of_its_setting(
     assert getattr(getattr(loaded, section) if section else loaded, key) == value
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[edge]\nhead_timeout_s = 5", 5.0),
+        ("[edge]\nauth = 'dns:///auth:50051'", "dns:///auth:50051"),
+        ("[edge]\nauth = 'dns://8.8.8.8/auth:50051'", "dns://8.8.8.8/auth:50051"),
+        ("[edge]\nauth = 'ipv4:10.0.0.1:1,10.0.0.2:1'", "ipv4:10.0.0.1:1,10.0.0.2:1"),
+        ("[edge]\nauth = 'auth.internal:50051'", "auth.internal:50051"),
+        ("[edge]\nauth = '[fd00::1]:50051'", "[fd00::1]:50051"),
+        ("[edge]\nauth = 'unix:///run/auth.sock'", "unix:///run/auth.sock"),
+        ("[edge]\nhost = '::'", "::"),
+        ("[edge]\nhost = 'fe80::1%eth0'", "fe80::1%eth0"),
+        ("[edge]\nport = 0", 0),
+        ("[auth]\nlisten = '[::]:50051'", "[::]:50051"),
+        ("[auth]\nlisten = 'unix:/run/auth.sock'", "unix:/run/auth.sock"),
+        ("[auth]\ndsn = 'sqlite:////var/lib/auth.db'", "sqlite:////var/lib/auth.db"),
+        ("[auth]\ndsn = 'postgresql://u:p@db/x'", "postgresql://u:p@db/x"),
+        ("[telemetry]\nmetrics_address = '0.0.0.0:9090'", "0.0.0.0:9090"),
+        ("[router]\nretry_budget = 0", 0.0),
+    ],
+)
+def test_a_good_value_is_taken_as_it_is(write: Write, text: str, value: object) -> None:
+    loaded = load(write(text), {}, {})
+    section, key = re.fullmatch(r"\[(\w+)\]\n(\w+) = .*", text).groups()  # type: ignore[union-attr]
+    taken = getattr(getattr(loaded, section), key)
+    assert (taken, type(taken)) == (value, type(value))
+
+
 def test_every_setting_has_a_variable_and_a_flag() -> None:
     for field in dataclasses.fields(Settings):
         section = getattr(Settings(), field.name)
@@ -179,6 +207,8 @@ def test_a_flag_that_is_no_setting_is_a_defect() -> None:
         ("[edge]\nport = -1", "line 2: edge.port must be between"),
         ("workers = 0", "line 1: workers must be between 1 and 64"),
         ("[edge]\nhead_timeout_s = nan", "line 2: edge.head_timeout_s must be between"),
+        ("[edge]\nhead_timeout_s = " + "9" * 400, "line 2: edge.head_timeout_s must be between"),
+        ("[edge]\nport = " + "9" * 400, "line 2: edge.port must be between"),
         ("[edge]\nhead_timeout_s = inf", "line 2: edge.head_timeout_s must be between"),
         ("[router]\nretry_budget = 1.1", "line 2: router.retry_budget must be between 0 and 1"),
         ("[telemetry]\nlog_level = 'inof'", "must be one of debug, info, warning, error; did you"),
@@ -198,6 +228,7 @@ def test_a_flag_that_is_no_setting_is_a_defect() -> None:
         ("[edge]\nrouters = ['a:1', 'b']", "must look like dns:///auth:50051, 10.0.0.1:50051 or"),
         ("[edge]\nrouters = ['a:1', 'b']", "(in entry 2)"),
         ("[edge]\nrouters = ['']", "line 2: edge.routers must not be empty (in entry 1)"),
+        ("[auth]\nlisten = '[zz]:1'", "line 2: auth.listen must look like 0.0.0.0:50051"),
         ("[auth]\nlisten = 'dns:///a:1'", "line 2: auth.listen must look like 0.0.0.0:50051"),
         ("[auth]\nlisten = 'unix:'", "line 2: auth.listen must name a socket"),
         ("[auth]\nlisten = 'unix:/a?b'", "line 2: auth.listen has a socket path with one of # ? %"),

@@ -129,6 +129,11 @@ def test_a_base_url_may_be_private(write: Write, base_url: str) -> None:
     assert load(path, {}, {}).providers[0].base_url == base_url
 
 
+def test_an_empty_base_url_is_the_vendor_s_own(write: Write) -> None:
+    path = write("[[provider]]\nname = 'x'\nkind = 'groq'\nbase_url = ''\n")
+    assert load(path, {"GROQ_API_KEY": "k"}, {}).providers[0].api_key_env == "GROQ_API_KEY"
+
+
 def test_two_providers_cannot_share_a_name(write: Write) -> None:
     one = f"[[provider]]\nname = 'x'\nkind = 'groq'\n{KEYED}\n"
     assert 'line 7: there is a provider "x" already' in _refused(write(one * 2), {"KEY": "k"})

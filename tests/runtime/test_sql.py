@@ -294,7 +294,8 @@ async def test_money_that_is_no_whole_number_is_refused(database: Database, amou
 
 
 async def test_unset_moments_and_amounts_stay_unset(database: Database) -> None:
-    await database.write(lambda c: c.execute(insert(ROWS).values(name="a")))
+    unset = {"name": "a", "cost_nano_usd": None, "at_us": None}
+    await database.write(lambda c: c.execute(insert(ROWS).values(unset)))
     row = await database.read(lambda c: c.execute(select(ROWS)).one())
     assert tuple(row) == (1, "a", None, None)
 

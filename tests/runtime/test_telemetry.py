@@ -173,6 +173,14 @@ def test_what_ends_a_process_is_logged_and_redacted() -> None:
     assert "SystemError: sk-***" in content["error"]
 
 
+def test_what_ends_a_process_is_one_line() -> None:
+    lines = _started(log_format="json")
+    telemetry.log_uncaught(SystemError, SystemError(CANARY), None)
+    content = json.loads(lines()[0])
+    assert (content["level"], content["message"]) == ("critical", "stopped")
+    assert "canary" not in content["error"]
+
+
 def test_an_interrupt_is_no_error() -> None:
     lines = _started()
     telemetry.log_uncaught(KeyboardInterrupt, KeyboardInterrupt(), None)
