@@ -1,0 +1,11 @@
+"""The providers' wires by kind. A new vendor of the OpenAI dialect is one row in
+``compatible.py``; a wire of its own is one module and one line here.
+"""
+
+from services.router.providers.base import Wire
+from services.router.providers.compatible import ROWS
+from services.router.providers.openai import OpenAIWire
+
+PROVIDERS: dict[str, Wire] = {
+    **{row.kind: OpenAIWire(row) for row in ROWS},
+}
