@@ -7,7 +7,7 @@ hold, is kept whole as ``opaque_json``.
 
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
@@ -21,7 +21,6 @@ _CACHE_TTL_S: Final = {None: 0, "5m": 300, "1h": 3600}
 """
 _DATA_URL: Final = re.compile(r"(?s)data:([^,]*?)(;base64)?,(.*)\Z")
 _REMOTE: Final = ("http://", "https://", "gs://", "s3://", "oss://")
-_DETAIL: Final = frozenset({"type", "id", "format", "index"})
 _URL_SAFE: Final = str.maketrans("-_", "+/")
 
 
@@ -46,15 +45,6 @@ def cache_hint(holder: Mapping[str, Any]) -> content_pb2.CacheHint | None:
     if ttl not in _CACHE_TTL_S or not control.keys() <= {"type", "ttl"}:
         return None
     return content_pb2.CacheHint(ttl_s=_CACHE_TTL_S[ttl])
-
-
-def rest(members: Mapping[str, Any], known: frozenset[str]) -> bytes:
-    """The members beyond those that are known, as a JSON object; empty when there are none."""
-    beyond = {key: members[key] for key in members if key not in known}
-    beyond = {key: value for key, value in beyond.items() if value is not None}
-    if "cache_control" in beyond and cache_hint(members) is not None:
-        del beyond["cache_control"]
-    return strict_json.encode(beyond) if beyond else b""
 
 
 def source(text: str, place: str) -> content_pb2.MediaSource:
@@ -84,139 +74,161 @@ def _base64(text: str, place: str) -> bytes:
 
 def _part(members: dict[str, Any], place: str) -> content_pb2.Part:
     kind = members["type"]
-    build = _BUILDERS.get(kind)
-    part = build(members, place) if build else None
-    if part is None:
+    if kind not in _BUILDERS:
         return content_pb2.Part(opaque_json=strict_json.encode(members))
-    part.extra_json = rest(members, frozenset({"type", kind}))
+    build, known = _BUILDERS[kind]
+    part = build(members[kind], f"{place}.{kind}")
+    part.extra_json = rest(members, kind, known)
     if (hint := cache_hint(members)) is not None:
         part.cache_hint.CopyFrom(hint)
     return part
 
 
-def _text(members: dict[str, Any], place: str) -> content_pb2.Part | None:  # noqa: ARG001
-    return content_pb2.Part(text=content_pb2.TextPart(text=members["text"]))
+def rest(members: Mapping[str, Any], kind: str, known: frozenset[str]) -> bytes:
+    """What a part has beyond what the contract names, as a JSON object; empty when it is nothing.
+
+    Args:
+        members: the part.
+        kind: the member that holds what the part is about.
+        known: the names in that member that the contract has a place for.
+    """
+    beyond = unnamed(members, {"type", kind})
+    said = members[kind]
+    if isinstance(said, dict) and (inner := unnamed(said, known)):
+        beyond[kind] = inner
+    return strict_json.encode(beyond) if beyond else b""
 
 
-def _refusal(members: dict[str, Any], place: str) -> content_pb2.Part | None:  # noqa: ARG001
-    return content_pb2.Part(refusal=content_pb2.RefusalPart(text=members["refusal"]))
+def unnamed(members: Mapping[str, Any], known: Container[str]) -> dict[str, Any]:
+    """The members beyond those that are known. A null says nothing, and a cache breakpoint that is
+    understood is said elsewhere.
+    """
+    beyond = {
+        key: value for key, value in members.items() if value is not None and key not in known
+    }
+    if "cache_control" in beyond and cache_hint(members) is not None:
+        del beyond["cache_control"]
+    return beyond
 
 
-def _image(members: dict[str, Any], place: str) -> content_pb2.Part | None:
-    image = members["image_url"]
-    if isinstance(image, str):
-        image = {"url": image}
-    if not image.keys() <= {"url", "detail", "format"}:
-        return None
-    where = _url(image["url"], f"{place}.image_url.url")
-    if image.get("format") and not where.media_type:
-        where.media_type = image["format"]
-    detail = image.get("detail") or ""
+def _text(said: Any, _place: str) -> content_pb2.Part:
+    return content_pb2.Part(text=content_pb2.TextPart(text=said))
+
+
+def _refusal(said: Any, _place: str) -> content_pb2.Part:
+    return content_pb2.Part(refusal=content_pb2.RefusalPart(text=said))
+
+
+def _image(said: Any, place: str) -> content_pb2.Part:
+    where = _linked(said, place)
+    detail = ""
+    if isinstance(said, dict):
+        detail = said.get("detail") or ""
+        where.media_type = where.media_type or said.get("format") or ""
     return content_pb2.Part(image=content_pb2.ImagePart(source=where, detail=detail))
 
 
-def _video(members: dict[str, Any], place: str) -> content_pb2.Part | None:
-    video = members["video_url"]
-    if isinstance(video, str):
-        video = {"url": video}
-    if not video.keys() <= {"url"}:
-        return None
-    where = _url(video["url"], f"{place}.video_url.url")
-    return content_pb2.Part(video=content_pb2.VideoPart(source=where))
+def _video(said: Any, place: str) -> content_pb2.Part:
+    return content_pb2.Part(video=content_pb2.VideoPart(source=_linked(said, place)))
 
 
-def _url(text: str, place: str) -> content_pb2.MediaSource:
-    """A URL field: whatever is no data URL stays as it is, for the provider to judge."""
-    if text.startswith("data:"):
-        return source(text, place)
-    return content_pb2.MediaSource(url=text)
+def _linked(said: Any, place: str) -> content_pb2.MediaSource:
+    """A URL, bare or as an object's ``url``. What is no data URL stays as it is, for the provider
+    to judge.
+    """
+    url, place = (said, place) if isinstance(said, str) else (said["url"], f"{place}.url")
+    if url.startswith("data:"):
+        return source(url, place)
+    return content_pb2.MediaSource(url=url)
 
 
-def _audio(members: dict[str, Any], place: str) -> content_pb2.Part | None:
-    audio = members["input_audio"]
-    if not audio.keys() <= {"data", "format"}:
-        return None
-    where = source(audio["data"], f"{place}.input_audio.data")
-    part = content_pb2.AudioPart(source=where, format=audio.get("format") or "")
-    return content_pb2.Part(audio=part)
+def _audio(said: Any, place: str) -> content_pb2.Part:
+    where = source(said["data"], f"{place}.data")
+    form = said.get("format") or ""
+    return content_pb2.Part(audio=content_pb2.AudioPart(source=where, format=form))
 
 
-def _file(members: dict[str, Any], place: str) -> content_pb2.Part | None:
-    file = members["file"]
-    data, file_id = file.get("file_data"), file.get("file_id")
-    if not file.keys() <= {"file_data", "file_id", "filename"} or (data and file_id):
-        return None
-    part = content_pb2.FilePart(filename=file.get("filename") or "")
-    if data:
-        part.source.CopyFrom(source(data, f"{place}.file.file_data"))
-    elif file_id:
-        part.source.file_id = file_id
-    else:
-        return None
+def _file(said: Any, place: str) -> content_pb2.Part:
+    data, file_id = said.get("file_data"), said.get("file_id")
+    if bool(data) == bool(file_id):
+        raise invalid(f"'{place}' must have either 'file_data' or 'file_id'.", place)
+    where = source(data, f"{place}.file_data") if data else content_pb2.MediaSource(file_id=file_id)
+    part = content_pb2.FilePart(source=where, filename=said.get("filename") or "")
     return content_pb2.Part(file=part)
 
 
-_BUILDERS: Final = {
-    "text": _text,
-    "refusal": _refusal,
-    "image_url": _image,
-    "video_url": _video,
-    "input_audio": _audio,
-    "file": _file,
+_Builder = Callable[[Any, str], content_pb2.Part]
+
+_BUILDERS: Final[Mapping[str, tuple[_Builder, frozenset[str]]]] = {
+    "text": (_text, frozenset()),
+    "refusal": (_refusal, frozenset()),
+    "image_url": (_image, frozenset({"url", "detail", "format"})),
+    "video_url": (_video, frozenset({"url"})),
+    "input_audio": (_audio, frozenset({"data", "format"})),
+    "file": (_file, frozenset({"file_data", "file_id", "filename"})),
 }
 
 
 def thoughts(message: Mapping[str, Any]) -> list[content_pb2.Part]:
     """What an assistant's message repeats of its thinking, in any of the three spellings.
 
-    ``reasoning_details`` says all that the plain texts say and has the signatures, so it wins.
+    ``reasoning_details`` says what the plain texts say and has the proofs, so it wins; a plain text
+    counts beside details that have none.
     """
-    details = message.get("reasoning_details")
-    if details:
-        return [_thought(detail) for detail in details]
+    parts = [_thought(detail) for detail in message.get("reasoning_details") or ()]
     text = message.get("reasoning_content") or message.get("reasoning")
-    if not text:
-        return []
-    return [content_pb2.Part(thinking=content_pb2.ThinkingPart(text=text))]
+    if text and not any(part.thinking.text for part in parts):
+        parts.insert(0, content_pb2.Part(thinking=content_pb2.ThinkingPart(text=text)))
+    return parts
 
 
 def _thought(detail: dict[str, Any]) -> content_pb2.Part:
-    """One of OpenRouter's ``reasoning_details``. Its ``id``, ``format`` and ``index`` say how
-    OpenRouter itself put the answer together and mean nothing to a provider.
+    """One of OpenRouter's ``reasoning_details``. Its ``id`` and ``format`` travel along; a kind
+    that the contract has no fields for travels whole.
     """
-    text, signature, data = (detail.get(key) or "" for key in ("text", "signature", "data"))
-    texts_only = all(isinstance(value, str) for value in (text, signature, data))
-    match detail.get("type"):
-        case "reasoning.text" if texts_only:
-            known = _DETAIL | {"text", "signature"}
-            thinking = content_pb2.ThinkingPart(text=text, signature=signature)
-        case "reasoning.encrypted" if texts_only:
-            known = _DETAIL | {"data"}
-            thinking = content_pb2.ThinkingPart(redacted_data=data)
+    text, signature = detail.get("text") or "", detail.get("signature") or ""
+    beside: set[str] = set()
+    thinking = content_pb2.ThinkingPart()
+    match detail.get("type"), detail.get("data"):
+        case "reasoning.text", None if isinstance(text, str) and isinstance(signature, str):
+            thinking.text, thinking.signature = text, signature
+            beside = {"type", "text", "signature"}
+        case "reasoning.encrypted", str(data):
+            thinking.redacted_data = data
+            beside = {"type", "data"}
         case _:
-            return content_pb2.Part(opaque_json=strict_json.encode(detail))
-    return content_pb2.Part(thinking=thinking, extra_json=rest(detail, known))
+            summary = detail.get("summary")
+            thinking.text = summary if isinstance(summary, str) else ""
+    if beyond := unnamed(detail, beside):
+        thinking.extra_json = strict_json.encode(beyond)
+    return content_pb2.Part(thinking=thinking)
 
 
 def tool_call(members: dict[str, Any]) -> content_pb2.Part:
-    """One of an assistant's tool calls. Its ``index``, which belongs to streams, is not kept."""
-    if members.get("custom") is not None:
-        kind, called = content_pb2.TOOL_KIND_CUSTOM, members["custom"]
-        arguments = called["input"]
-    else:
-        kind, called = content_pb2.TOOL_KIND_FUNCTION, members["function"]
-        arguments = called["arguments"]
+    """One of an assistant's tool calls. Its ``index`` belongs to streams, and ``parsed_arguments``
+    to the official SDK, which repeats both when it sends an answer back; neither is kept.
+    """
+    custom = members.get("custom") is not None
+    word = "custom" if custom else "function"
+    called = members[word]
     call = content_pb2.ToolCall(
-        id=members["id"], name=called["name"], arguments=arguments, kind=kind
+        id=members["id"],
+        name=called["name"],
+        arguments=called["input"] if custom else called["arguments"],
+        kind=content_pb2.TOOL_KIND_CUSTOM if custom else content_pb2.TOOL_KIND_FUNCTION,
     )
-    known = {"id", "index", "function", "custom"}
-    if members.get("type") in ("function", "custom"):
-        known.add("type")
-    signature = _signature(members.get("extra_content"))
+    beyond = unnamed(members, {"id", "index", "function", "custom"})
+    if beyond.get("type") == word:
+        del beyond["type"]
+    if inner := unnamed(called, {"name", "input", "arguments", "parsed_arguments"}):
+        beyond[word] = inner
+    signature = _signature(beyond.get("extra_content"))
     if signature is not None:
         call.thought_signature = signature
-        known.add("extra_content")
-    part = content_pb2.Part(tool_call=call, extra_json=rest(members, frozenset(known)))
+        del beyond["extra_content"]
+    part = content_pb2.Part(tool_call=call)
+    if beyond:
+        part.extra_json = strict_json.encode(beyond)
     if (hint := cache_hint(members)) is not None:
         part.cache_hint.CopyFrom(hint)
     return part

@@ -41,9 +41,6 @@ BYTES_PER_MEDIA_TOKEN: Final = 16
 (https://ai.google.dev/gemini-api/docs/audio).
 """
 
-GATEWAY_FIELDS: Final = ("models", "provider")
-"""Request fields that are meant for the gateway and never reach a provider."""
-
 _KINDS: Final = ("function", "custom")
 _PROVIDER_FIELDS: Final = frozenset({"order", "only", "ignore", "allow_fallbacks"})
 _NO_THINKING: Final = (None, "none", "disabled")
@@ -56,7 +53,7 @@ class ChatCall:
     Attributes:
         fields: what the contract names.
         members: all that the caller wrote, as JSON values; ``fields`` has seen them.
-        body: the bytes, without the gateway's own fields.
+        body: the bytes as they came.
         model: the model that is asked for first.
         input_tokens_bound: the input cannot have more tokens than this.
         features: what a model must be able to do, ascending.
@@ -92,10 +89,8 @@ def decode(body: bytes, *, depth_max: int) -> ChatCall:
     members = strict_json.read_object(body, depth_max=depth_max)
     fields = check(members, ChatFields)
     _check_combinations(fields)
-    if "models" in members or "provider" in members:
-        _check_preferences(members)
-        members = {key: members[key] for key in members if key not in GATEWAY_FIELDS}
-        body = strict_json.encode(members)
+    if fields.provider is not None:
+        _check_preferences(members["provider"])
     features, bound = _facts(fields)
     return ChatCall(
         fields=fields,
@@ -165,11 +160,11 @@ def _routing(fields: ChatFields) -> chat_pb2.RoutingPreferences:
     return routing
 
 
-def _check_preferences(members: dict[str, Any]) -> None:
+def _check_preferences(provider: dict[str, Any]) -> None:
     """Refuses routing preferences that the gateway does not have: to ignore one could send data
     where the caller forbade it.
     """
-    for name, value in (members.get("provider") or {}).items():
+    for name, value in provider.items():
         if name not in _PROVIDER_FIELDS and value is not None:
             raise GatewayError(
                 error_pb2.ERROR_REASON_UNSUPPORTED_PARAMETER,

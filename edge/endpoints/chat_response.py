@@ -143,16 +143,25 @@ def thinking_json(thoughts: Sequence[content_pb2.ThinkingPart]) -> Json:
     members: Json = {}
     if text := "".join(thought.text for thought in thoughts):
         members["reasoning_content"] = text
-    if any(thought.signature or thought.redacted_data for thought in thoughts):
+    if any(map(_has_proof, thoughts)):
         members["reasoning_details"] = [thought_json(thought) for thought in thoughts]
     return members
 
 
+def _has_proof(thought: content_pb2.ThinkingPart) -> bool:
+    return bool(thought.signature or thought.redacted_data or thought.extra_json)
+
+
 def thought_json(thought: content_pb2.ThinkingPart) -> Json:
-    """A thought with its proof, or an encrypted one, as OpenRouter says it."""
+    """A thought with its proof, or an encrypted one, as OpenRouter says it. What came beside it
+    may name another type, and is then the whole of it.
+    """
+    extra: Json = msgspec.json.decode(thought.extra_json, type=Json) if thought.extra_json else {}
+    if "type" in extra:
+        return extra
     if thought.redacted_data:
-        return {"type": "reasoning.encrypted", "data": thought.redacted_data}
-    detail = {"type": "reasoning.text", "text": thought.text}
+        return {"type": "reasoning.encrypted", "data": thought.redacted_data, **extra}
+    detail = {"type": "reasoning.text", "text": thought.text, **extra}
     return detail | {"signature": thought.signature} if thought.signature else detail
 
 
@@ -186,7 +195,7 @@ def _choice(choice: chat_pb2.Choice, frame: AnswerFrame) -> Json:
     }
     if choice.native_finish_reason:
         members["native_finish_reason"] = choice.native_finish_reason
-    return members
+    return with_extra(members, choice.extra_json)
 
 
 def _message(message: content_pb2.Message, frame: AnswerFrame) -> Json:

@@ -89,7 +89,7 @@ class ChunkEncoder:
             members["logprobs"] = logprobs_json(choice.logprobs)
         if choice.native_finish_reason:
             members["native_finish_reason"] = choice.native_finish_reason
-        return members
+        return with_extra(members, choice.choice_extra_json)
 
     def _delta(self, choice: chat_pb2.ChoiceDelta) -> Json:
         members: Json = {}
@@ -110,15 +110,17 @@ class ChunkEncoder:
 
     def _thinking(self, choice: chat_pb2.ChoiceDelta) -> Json:
         """A piece of a thought. Its proof comes last and needs the whole thought beside it, so
-        that a caller can send both back without putting pieces together.
+        that a caller can send both back without putting pieces together; pieces that their
+        provider has numbered are left to the rules of that provider.
         """
         thought = choice.thinking
+        members: Json = {"reasoning_content": thought.text} if thought.text else {}
+        if thought.extra_json or thought.redacted_data:
+            members["reasoning_details"] = [thought_json(thought)]
+            return members
         pieces = self._thoughts.setdefault((choice.index, choice.part_index), [])
         pieces.append(thought.text)
-        members: Json = {"reasoning_content": thought.text} if thought.text else {}
-        if thought.redacted_data:
-            members["reasoning_details"] = [thought_json(thought)]
-        elif thought.signature:
+        if thought.signature:
             whole = content_pb2.ThinkingPart(text="".join(pieces), signature=thought.signature)
             members["reasoning_details"] = [thought_json(whole)]
             pieces.clear()

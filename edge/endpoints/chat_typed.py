@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from edge.endpoints import chat_knobs, chat_parts, strict_json
 from edge.endpoints.chat_fields import ChatFields
-from edge.endpoints.chat_parts import cache_hint, rest
+from edge.endpoints.chat_parts import cache_hint, unnamed
 from edge.endpoints.chat_request import ChatCall, frame
 from onegate.common.v1 import content_pb2
 from onegate.router.v1 import chat_pb2
@@ -101,7 +101,9 @@ def _message(members: dict[str, Any], place: str) -> content_pb2.Message:
     (https://docs.litellm.ai/docs/completion/prompt_caching).
     """
     role = members["role"]
-    message = content_pb2.Message(role=_ROLES[role], extra_json=rest(members, _KNOWN[role]))
+    message = content_pb2.Message(role=_ROLES[role])
+    if beyond := unnamed(members, _KNOWN[role]):
+        message.extra_json = strict_json.encode(beyond)
     if members.get("name") and role not in ("tool", "function"):
         message.name = members["name"]
     content = members.get("content")
@@ -139,8 +141,10 @@ def _assistant_parts(
     if (refusal := members.get("refusal")) is not None:
         yield content_pb2.Part(refusal=content_pb2.RefusalPart(text=refusal))
     if (audio := members.get("audio")) is not None:
-        part = content_pb2.AudioPart(audio_id=audio["id"])
-        yield content_pb2.Part(audio=part, extra_json=rest(audio, frozenset({"id"})))
+        part = content_pb2.Part(audio=content_pb2.AudioPart(audio_id=audio["id"]))
+        if beyond := unnamed(audio, {"id"}):
+            part.extra_json = strict_json.encode(beyond)
+        yield part
     for call in members.get("tool_calls") or ():
         yield chat_parts.tool_call(call)
     if (called := members.get("function_call")) is not None:
