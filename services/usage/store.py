@@ -1,0 +1,381 @@
+"""Where usage is kept: a row for every attempt, once and for ever, and what contradicts it aside.
+
+The attempt's id is the primary key and the only guard against counting twice: a record that comes
+again changes nothing, however late. A record whose id is known with another content never
+replaces the first; it lies in quarantine for people to look at. Columns are what reports ask for;
+the whole record lies beside them.
+
+Postings of the coming ledger point here by attempt id. Nothing in these tables is ever updated.
+"""
+
+import enum
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, Final, Protocol
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Connection,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    Select,
+    String,
+    Table,
+    Text,
+    and_,
+    func,
+    insert,
+    or_,
+    select,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.types import TypeEngine
+
+from onegate.usage.v1 import usage_record_pb2, usage_service_pb2
+from onegate.usage.v1.usage_record_pb2 import UsageRecord
+from onegate.usage.v1.usage_service_pb2 import UsageDimension
+from runtime.sql import Database, Migration, NanoUsd, RowNumber
+from services.usage.reports import DAY_US, ROWS_MAX, Cursor, Selection, Sums
+
+_LOG = logging.getLogger(__name__)
+
+_METADATA = MetaData()
+_ID: Final = String(64)
+
+_FIELDS: Final[Mapping[str, tuple[str, TypeEngine[Any]]]] = {
+    "attempt_id": ("attempt_id", String(36)),
+    "request_id": ("request_id", Text()),
+    "attempt_number": ("attempt_number", Integer()),
+    "organization_id": ("organization_id", _ID),
+    "project_id": ("project_id", _ID),
+    "key_id": ("key_id", _ID),
+    "model": ("model", Text()),
+    "model_requested": ("model_requested", Text()),
+    "provider": ("provider", Text()),
+    "endpoint": ("endpoint", Text()),
+    "stream": ("stream", Boolean()),
+    "duration_us": ("duration_us", BigInteger()),
+    "first_token_us": ("first_token_us", BigInteger()),
+    "outcome": ("outcome", Integer()),
+    "error_reason": ("error_reason", Integer()),
+    "upstream_status": ("upstream_status", Integer()),
+    "cost_nano_usd": ("cost_nano_usd", NanoUsd()),
+    "price_version": ("price_version", Text()),
+    "certainty": ("certainty", Integer()),
+    "end_user": ("attribution.end_user", Text()),
+    "customer": ("attribution.customer", Text()),
+    "feature": ("attribution.feature", Text()),
+    "run": ("attribution.run", Text()),
+    "upstream_request_id": ("upstream_request_id", Text()),
+}
+"""Columns that are a field of the record: which one, and the type."""
+
+_COUNTS: Final = (
+    "input_tokens",
+    "cached_input_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "input_audio_tokens",
+    "input_image_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "output_audio_tokens",
+    "output_image_tokens",
+    "web_searches",
+)
+"""Columns that are a field of the record's ``tokens``, by the same name."""
+
+RECORDS = Table(
+    "usage_records",
+    _METADATA,
+    *(
+        Column(name, kind, primary_key=name == "attempt_id", nullable=False)
+        for name, (_, kind) in _FIELDS.items()
+    ),
+    *(Column(name, BigInteger, nullable=False) for name in _COUNTS),
+    Column("started_at_us", BigInteger, nullable=False),
+    Column("recorded_at_us", BigInteger, nullable=False),
+    # The record as it came, for what no column names.
+    Column("record", LargeBinary, nullable=False),
+)
+
+QUARANTINE = Table(
+    "usage_quarantine",
+    _METADATA,
+    Column("id", RowNumber, primary_key=True),
+    Column("attempt_id", Text, nullable=False),
+    # The same contradiction is kept once, however often it is sent.
+    Column("digest", LargeBinary(32), nullable=False, unique=True),
+    Column("why", Text, nullable=False),
+    Column("recorded_at_us", BigInteger, nullable=False),
+    Column("record", LargeBinary, nullable=False),
+)
+
+_C = RECORDS.c
+_INDEXES: Final = (
+    Index("usage_records_by_time", _C.started_at_us, _C.attempt_id),
+    Index("usage_records_by_organization", _C.organization_id, _C.started_at_us),
+    Index("usage_records_by_project", _C.project_id, _C.started_at_us),
+    Index("usage_records_by_key", _C.key_id, _C.started_at_us),
+    Index("usage_records_by_model", _C.model, _C.started_at_us),
+    Index("usage_records_by_request", _C.request_id),
+    Index("usage_quarantine_by_attempt", QUARANTINE.c.attempt_id),
+)
+
+MIGRATIONS: Final = (
+    Migration(
+        version=1,
+        statements=(
+            *map(CreateTable, (RECORDS, QUARANTINE)),
+            *map(CreateIndex, _INDEXES),
+        ),
+    ),
+)
+
+_GROUPS: Final[Mapping[int, ColumnElement[Any]]] = {
+    usage_service_pb2.USAGE_DIMENSION_MODEL: _C.model,
+    usage_service_pb2.USAGE_DIMENSION_KEY: _C.key_id,
+    usage_service_pb2.USAGE_DIMENSION_PROJECT: _C.project_id,
+    usage_service_pb2.USAGE_DIMENSION_PROVIDER: _C.provider,
+    usage_service_pb2.USAGE_DIMENSION_DAY: _C.started_at_us // DAY_US,
+    usage_service_pb2.USAGE_DIMENSION_FEATURE: _C.feature,
+    usage_service_pb2.USAGE_DIMENSION_CUSTOMER: _C.customer,
+}
+"""What each dimension groups by; days are whole days since 1970."""
+
+STARTED_AT_US_MAX: Final = 2**62
+COST_NANO_USD_MAX: Final = 10**15
+"""A call for more than a million dollars is a mistake that a person must look at. A row of 2**63
+would also make every sum over it overflow.
+"""
+COUNT_MAX: Final = 10**12
+"""The same for tokens."""
+
+
+class Verdict(enum.Enum):
+    """What became of one record."""
+
+    INSERTED = enum.auto()
+    DUPLICATE = enum.auto()
+    QUARANTINED = enum.auto()
+
+
+class Store(Protocol):
+    """Keeps usage. Raises STORE_UNAVAILABLE while the database is away."""
+
+    async def migrate(self, *, now: datetime) -> None:
+        """Brings the schema up to date; nothing else may be called before."""
+        ...
+
+    async def record(self, records: Sequence[UsageRecord], *, now_us: int) -> list[Verdict]:
+        """Keeps records, all in one transaction; a verdict for each, in order."""
+        ...
+
+    async def list_records(
+        self, selection: Selection, *, after: Cursor | None, count_max: int
+    ) -> list[UsageRecord]:
+        """Up to ``count_max`` records older than ``after``, newest first."""
+        ...
+
+    async def summarize(
+        self, selection: Selection, dimensions: Sequence[UsageDimension.ValueType]
+    ) -> list[Sums]:
+        """The sums by group, dearest first; one row for no dimension."""
+        ...
+
+    async def close(self) -> None:
+        """Lets go of the database."""
+        ...
+
+
+class SqlStore:
+    """The store on any SQL database that ``runtime.sql`` knows."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._statement = ""
+
+    async def migrate(self, *, now: datetime) -> None:
+        """See :class:`Store`."""
+        await self._database.migrate("usage", MIGRATIONS, now=now)
+
+    async def record(self, records: Sequence[UsageRecord], *, now_us: int) -> list[Verdict]:
+        """See :class:`Store`."""
+        distinct = {record.attempt_id for record in records}
+        if len(distinct) == len(records) and not any(map(_fault, records)):
+            try:
+                await self._database.write(
+                    lambda c: self._insert(c, [_row(record, now_us) for record in records])
+                )
+            except IntegrityError:
+                # Some are known: the transaction left nothing behind, and is done again with care.
+                _LOG.debug("a batch holds records that are known")
+            else:
+                return [Verdict.INSERTED] * len(records)
+        return await self._database.write(lambda c: self._insert_with_care(c, records, now_us))
+
+    def _insert(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
+        """All rows or none. Values go to the driver as they are: none of these types needs the
+        statement's own processing, which costs more per row than SQLite does.
+        """
+        if not self._statement:
+            self._statement = str(insert(RECORDS).compile(dialect=connection.dialect))
+        connection.exec_driver_sql(self._statement, list(rows))
+
+    def _insert_with_care(
+        self, connection: Connection, records: Sequence[UsageRecord], now_us: int
+    ) -> list[Verdict]:
+        """Looks at each record before it is kept."""
+        known = _known(connection, {record.attempt_id for record in records})
+        rows: list[tuple[object, ...]] = []
+        aside: list[tuple[UsageRecord, str]] = []
+        verdicts: list[Verdict] = []
+        for record in records:
+            fault = _fault(record)
+            first = known.get(record.attempt_id)
+            if fault or (first is not None and first != record):
+                aside.append((record, fault or "another record has this attempt id"))
+                verdicts.append(Verdict.QUARANTINED)
+            elif first is not None:
+                verdicts.append(Verdict.DUPLICATE)
+            else:
+                known[record.attempt_id] = record
+                rows.append(_row(record, now_us))
+                verdicts.append(Verdict.INSERTED)
+        if rows:
+            self._insert(connection, rows)
+        _set_aside(connection, aside, now_us)
+        return verdicts
+
+    async def list_records(
+        self, selection: Selection, *, after: Cursor | None, count_max: int
+    ) -> list[UsageRecord]:
+        """See :class:`Store`."""
+        query = _selected(select(_C.record), selection)
+        if after is not None:
+            at = after.started_at_us
+            same = and_(_C.started_at_us == at, _C.attempt_id < after.attempt_id)
+            query = query.where(or_(_C.started_at_us < at, same))
+        query = query.order_by(_C.started_at_us.desc(), _C.attempt_id.desc()).limit(count_max)
+        found = await self._database.read(lambda c: c.execute(query).scalars().all())
+        return [UsageRecord.FromString(record) for record in found]
+
+    async def summarize(
+        self, selection: Selection, dimensions: Sequence[UsageDimension.ValueType]
+    ) -> list[Sums]:
+        """See :class:`Store`."""
+        groups = [_GROUPS[dimension] for dimension in dimensions]
+        cost = func.coalesce(func.sum(_C.cost_nano_usd), 0)
+        completed = _C.outcome == usage_record_pb2.OUTCOME_COMPLETED
+        query = _selected(
+            select(
+                *groups,
+                func.count(),
+                func.coalesce(func.sum(_C.input_tokens), 0),
+                func.coalesce(func.sum(_C.cached_input_tokens), 0),
+                func.coalesce(func.sum(_C.output_tokens), 0),
+                cost,
+                func.count().filter(~completed),
+            ),
+            selection,
+        )
+        query = query.group_by(*groups).order_by(cost.desc(), *groups).limit(ROWS_MAX)
+        found = await self._database.read(lambda c: c.execute(query).all())
+        return [_sums(row, len(groups)) for row in found]
+
+    async def close(self) -> None:
+        """See :class:`Store`."""
+        await self._database.close()
+
+
+def _selected(query: Select[Any], selection: Selection) -> Select[Any]:
+    wanted = (
+        (_C.organization_id, selection.organization_id),
+        (_C.project_id, selection.project_id),
+        (_C.key_id, selection.key_id),
+        (_C.model, selection.model),
+        (_C.request_id, selection.request_id),
+    )
+    query = query.where(*(column == value for column, value in wanted if value))
+    if selection.from_us is not None:
+        query = query.where(_C.started_at_us >= selection.from_us)
+    if selection.before_us is not None:
+        query = query.where(_C.started_at_us < selection.before_us)
+    return query
+
+
+def _sums(row: Row[Any], groups: int) -> Sums:
+    # PostgreSQL sums in NUMERIC, SQLite in integers: both are exact, and both are whole.
+    attempts, inputs, cached, outputs, cost, failures = (int(value) for value in row[groups:])
+    return Sums(
+        group=tuple(row[:groups]),
+        attempts=attempts,
+        input_tokens=inputs,
+        cached_input_tokens=cached,
+        output_tokens=outputs,
+        cost_nano_usd=cost,
+        failures=failures,
+    )
+
+
+def _row(record: UsageRecord, now_us: int) -> tuple[object, ...]:
+    """A row of ``usage_records``, in the order of its columns."""
+    counts = _counts_of(record.tokens)
+    if min(counts) < 0:
+        # What costs as nothing (runtime/money.py) counts as nothing.
+        counts = tuple(max(count, 0) for count in counts)
+    started_at_us = record.started_at.ToMicroseconds()
+    content = record.SerializeToString()
+    return (*_fields_of(record), *counts, started_at_us, now_us, content)
+
+
+_fields_of = attrgetter(*(path for path, _ in _FIELDS.values()))
+_counts_of = attrgetter(*_COUNTS)
+
+
+def _fault(record: UsageRecord) -> str:
+    """Why a record cannot be a row; empty when it can."""
+    if len(record.attempt_id) != 36:
+        return "the attempt id is no UUID"
+    if not 0 < record.started_at.ToMicroseconds() < STARTED_AT_US_MAX:
+        return "it does not say when it started"
+    if not 0 <= record.cost_nano_usd <= COST_NANO_USD_MAX:
+        return "its cost is absurd"
+    if max(_counts_of(record.tokens)) > COUNT_MAX:
+        return "its token counts are absurd"
+    return ""
+
+
+def _known(connection: Connection, attempt_ids: set[str]) -> dict[str, UsageRecord]:
+    query = select(_C.record).where(_C.attempt_id.in_(attempt_ids))
+    found = (UsageRecord.FromString(record) for record in connection.execute(query).scalars())
+    return {record.attempt_id: record for record in found}
+
+
+def _set_aside(
+    connection: Connection, records: Sequence[tuple[UsageRecord, str]], now_us: int
+) -> None:
+    for record, why in records:
+        content = record.SerializeToString(deterministic=True)
+        digest = hashlib.sha256(content).digest()
+        there = select(QUARANTINE.c.id).where(QUARANTINE.c.digest == digest)
+        if connection.execute(there).first() is None:
+            connection.execute(
+                insert(QUARANTINE).values(
+                    attempt_id=record.attempt_id,
+                    digest=digest,
+                    why=why,
+                    recorded_at_us=now_us,
+                    record=content,
+                )
+            )
