@@ -1,6 +1,5 @@
 """The ``onegate`` command and its flags. Everything else of the command line hangs below."""
 
-import os
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -12,7 +11,9 @@ from cli import keys, serve, usage
 from cli.context import CliContext, fail
 from cli.up import UpOptions, up
 from runtime import config
-from runtime.config import ConfigError, Settings
+from runtime.config import Settings
+from runtime.local import nth_worker, with_local_defaults
+from runtime.rules import ConfigError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,18 +34,21 @@ DataDirOption = Annotated[
 ]
 
 
-def load(config_file: Path | None, overrides: dict[str, object]) -> Settings:
-    """The settings from file, environment and flags, with this machine's defaults filled in."""
+def load(
+    config_file: Path | None, overrides: dict[str, object], *, calls_providers: bool = False
+) -> Settings:
+    """The settings from file, environment and flags, with this machine's defaults filled in.
+
+    A mistake in them ends the command. Only who calls providers needs their credentials.
+    """
     path = config_file
     if path is None and Path("onegate.toml").is_file():
         path = Path("onegate.toml")
-    given = {name: value for name, value in overrides.items() if value is not None}
-    return config.with_local_defaults(config.load(path, os.environ, given))
-
-
-def _load_or_fail(config_file: Path | None, overrides: dict[str, object]) -> Settings:
     try:
-        return load(config_file, overrides)
+        settings = config.load(
+            path, config.environment(), overrides, check_credentials=calls_providers
+        )
+        return with_local_defaults(settings)
     except ConfigError as error:
         fail(str(error), 2)
 
@@ -55,7 +59,7 @@ def main_options(
 ) -> None:
     """Options that administration commands share."""
     context.obj = CliContext(
-        load=lambda: _load_or_fail(config_file, {"data_dir": _text(data_dir)}),
+        load=lambda: load(config_file, {"data_dir": _text(data_dir)}),
     )
 
 
@@ -80,7 +84,7 @@ def up_command(
         "data_dir": _text(data_dir),
         "workers": workers,
     }
-    settings = _load_or_fail(config_file, overrides)
+    settings = load(config_file, overrides, calls_providers=True)
     arguments = [
         *_flag("--host", host),
         *_flag("--port", port),
@@ -111,9 +115,11 @@ def serve_command(
         "data_dir": _text(data_dir),
         "workers": workers,
     }
-    settings = _load_or_fail(config_file, overrides)
-    if index:
-        settings = config.nth_worker(settings, index)
+    settings = load(config_file, overrides, calls_providers=service == "router")
+    try:
+        settings = nth_worker(settings, index)
+    except ConfigError as error:
+        fail(str(error), 2)
     serve.serve(service, settings, link_descriptor)
 
 

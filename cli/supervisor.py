@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from cli.link import READY
 from runtime.clock import Clock
@@ -203,7 +203,8 @@ async def supervise(
     try:
         for stage in stages_of_children:
             starting = asyncio.gather(*(child.start() for child in stage))
-            await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {starting, stopped}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
                 starting.cancel()
                 with contextlib.suppress(asyncio.CancelledError, StartError):

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from services.auth.bootstrap import Bootstrap, bootstrap
 
 from cli.context import fail
 from cli.supervisor import Child, Program, StartError, exclusive, supervise
 from runtime.clock import Clock, SystemClock, SystemEntropy
 from runtime.config import Settings
+from services.auth.bootstrap import Bootstrap, bootstrap
 
 STOP_TIMEOUT_S: Final = 15.0
 """How long auth and usage may take to stop, in seconds; edge and router have their drain beside
@@ -56,9 +56,15 @@ async def _up(settings: Settings, options: UpOptions, clock: Clock) -> None:
         _write_credentials(options.credentials_file, settings, first)
 
     def on_ready(children: Sequence[Child]) -> None:
-        _announce(settings, options, first, children)
+        _announce(settings, options, first, len(children))
 
-    await supervise(_stages(settings, options.arguments), clock=clock, on_ready=on_ready)
+    try:
+        await supervise(_stages(settings, options.arguments), clock=clock, on_ready=on_ready)
+    except StartError:
+        if first is not None:
+            # They are made, and nothing shows them a second time.
+            _show_keys(_console(), first)
+        raise
 
 
 def _stages(settings: Settings, arguments: Sequence[str]) -> list[list[Program]]:
@@ -106,13 +112,13 @@ def _write_credentials(path: Path, settings: Settings, first: Bootstrap) -> None
 
 
 def _announce(
-    settings: Settings, options: UpOptions, first: Bootstrap | None, children: Sequence[Child]
+    settings: Settings, options: UpOptions, first: Bootstrap | None, processes: int
 ) -> None:
     """Says where the gateway is and, once, what its keys are."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = _console()
     url = base_url(settings)
     console.print(f"\n[bold green]onegate is up[/] at [bold]{url}[/]  (Ctrl-C stops it)")
-    console.print(f"  data in {settings.data_dir}, {len(children)} processes", style="dim")
+    console.print(f"  data in {settings.data_dir}, {processes} processes", style="dim")
     if first is None:
         if options.credentials_file is not None and not options.credentials_file.exists():
             console.print(
@@ -120,10 +126,8 @@ def _announce(
                 " first start; make another with `onegate keys create`[/]"
             )
         return
+    _show_keys(console, first)
     model = first_model(settings)
-    console.print("\nYour keys, shown this once:")
-    console.print(f"  admin key    [bold]{first.admin_key}[/]")
-    console.print(f"  project key  [bold]{first.api_key}[/]")
     console.print("\nThe first call, with curl:")
     console.print(
         f"""  curl {url}/chat/completions \\
@@ -141,6 +145,16 @@ def _announce(
 """,
         markup=False,
     )
+
+
+def _console() -> Console:
+    return Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+def _show_keys(console: Console, first: Bootstrap) -> None:
+    console.print("\nYour keys, shown this once:")
+    console.print(f"  admin key    [bold]{first.admin_key}[/]")
+    console.print(f"  project key  [bold]{first.api_key}[/]")
 
 
 FIRST_MODELS: Final = {

@@ -1,0 +1,110 @@
+"""What Anthropic and Gemini said in a recording, told in OpenAI's words by a few lines of
+separate code.
+"""
+
+import json
+from typing import Any
+
+ANTHROPIC_FINISH = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+GEMINI_LENGTH = {"MAX_TOKENS"}
+GEMINI_FILTERED = {
+    "SAFETY",
+    "RECITATION",
+    "BLOCKLIST",
+    "PROHIBITED_CONTENT",
+    "SPII",
+    "IMAGE_SAFETY",
+    "LANGUAGE",
+}
+
+
+def events_of(body: str) -> list[dict[str, Any]]:
+    """The JSON values of a stream's data lines."""
+    return [
+        json.loads(line.partition(":")[2])
+        for line in body.splitlines()
+        if line.startswith("data:") and line.partition(":")[2].strip() != "[DONE]"
+    ]
+
+
+def anthropic(body: str) -> dict[str, Any]:
+    """Text, tool calls, finish and tokens of a Messages answer, whole or streamed."""
+    if not body.lstrip().startswith("{"):
+        message = _anthropic_folded(events_of(body))
+    else:
+        message = json.loads(body)
+    blocks = message["content"]
+    usage = message["usage"]
+    cached = (usage.get("cache_read_input_tokens") or 0) + (
+        usage.get("cache_creation_input_tokens") or 0
+    )
+    return {
+        "text": "".join(block["text"] for block in blocks if block["type"] == "text"),
+        "calls": [(b["name"], b["input"]) for b in blocks if b["type"] == "tool_use"],
+        "finish": ANTHROPIC_FINISH[message["stop_reason"]],
+        "tokens": ((usage.get("input_tokens") or 0) + cached, usage["output_tokens"]),
+    }
+
+
+def _anthropic_folded(events: list[dict[str, Any]]) -> dict[str, Any]:
+    message: dict[str, Any] = {"content": [], "usage": {}}
+    for event in events:
+        match event["type"]:
+            case "message_start":
+                message = {**event["message"], "content": list(event["message"]["content"])}
+            case "content_block_start":
+                block = {**event["content_block"], "json": ""}
+                message["content"].append(block)
+            case "content_block_delta":
+                block = message["content"][-1]
+                delta = event["delta"]
+                if delta["type"] == "text_delta":
+                    block["text"] += delta["text"]
+                elif delta["type"] == "input_json_delta":
+                    block["json"] += delta["partial_json"]
+            case "message_delta":
+                message["stop_reason"] = event["delta"]["stop_reason"]
+                told = {k: v for k, v in event.get("usage", {}).items() if v is not None}
+                message["usage"] = {**message["usage"], **told}
+    for block in message["content"]:
+        if block["type"] == "tool_use" and block["json"]:
+            block["input"] = json.loads(block["json"])
+    return message
+
+
+def gemini(body: str) -> dict[str, Any]:
+    """Text, tool calls, finish and tokens of a generateContent answer, whole or streamed."""
+    whole = body.lstrip().startswith("{")
+    pieces = [json.loads(body)] if whole else events_of(body)
+    text, reason, blocked = "", "", False
+    calls: list[Any] = []
+    usage: dict[str, Any] = {}
+    for piece in pieces:
+        usage = piece.get("usageMetadata") or usage
+        blocked = blocked or bool((piece.get("promptFeedback") or {}).get("blockReason"))
+        for candidate in (piece.get("candidates") or [])[:1]:
+            reason = candidate.get("finishReason") or reason
+            for part in (candidate.get("content") or {}).get("parts") or []:
+                if part.get("thought"):
+                    continue
+                text += part.get("text") or ""
+                if "functionCall" in part:
+                    call = part["functionCall"]
+                    calls.append((call["name"], call.get("args") or {}))
+    if reason in GEMINI_FILTERED or blocked:
+        finish = "content_filter"
+    elif reason in GEMINI_LENGTH:
+        finish = "length"
+    else:
+        finish = "tool_calls" if calls else "stop"
+    prompt = (usage.get("promptTokenCount") or 0) + (usage.get("toolUsePromptTokenCount") or 0)
+    output = (usage.get("candidatesTokenCount") or 0) + (usage.get("thoughtsTokenCount") or 0)
+    return {"text": text, "calls": calls, "finish": finish, "tokens": (prompt, output)}
