@@ -34,6 +34,8 @@ class Connection(asyncio.Protocol):
         "_head_bytes",
         "_head_done",
         "_keep_alive",
+        "_linger",
+        "_linger_timer",
         "_loop",
         "_lost",
         "_parser",
@@ -63,6 +65,8 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         self._paused = False
         self._failure: GatewayError | None = None
+        self._linger: Callable[[Connection], None] | None = None
+        self._linger_timer: asyncio.TimerHandle | None = None
         self.busy = False
         self.idle_since = 0.0
         self.status = 0
@@ -120,9 +124,8 @@ class Connection(asyncio.Protocol):
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks = []
         self._unread_bytes = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
+        if self._paused:
+            self._resume()
         return data
 
     def keep_alive(self, options: Iterable[tuple[str, int]]) -> None:
@@ -134,6 +137,36 @@ class Connection(asyncio.Protocol):
         for name, value in options:
             if hasattr(socket, name):  # not every platform has every knob
                 handle.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+    @property
+    def lingering(self) -> bool:
+        """Whether the end of the body is awaited that nobody reads any more."""
+        return self._linger is not None
+
+    def linger(self, complete: Callable[["Connection"], None], seconds: float) -> bool:
+        """Waits for the end of the body, discarding what still comes; gives the connection to
+        ``complete`` then, or closes it after ``seconds``. False when there is nothing to wait for.
+        """
+        if self._complete or self._failure is not None or not self.usable:
+            return False
+        self._discard()
+        self._linger = complete
+        self._linger_timer = self._loop.call_later(seconds, self.abort)
+        return True
+
+    def _discard(self) -> None:
+        self._chunks = []
+        self._unread_bytes = 0
+        self._resume()
+
+    def _lingered(self, linger: Callable[["Connection"], None]) -> None:
+        """More has come, or nothing will."""
+        self._discard()
+        if self._complete or self._failure is not None or not self.usable:
+            self._linger = None
+            if self._linger_timer is not None:
+                self._linger_timer.cancel()
+            linger(self)
 
     def abort(self) -> None:
         """Closes at once, whatever is under way."""
@@ -150,11 +183,18 @@ class Connection(asyncio.Protocol):
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+        elif self._linger is not None:
+            self._lingered(self._linger)
 
     def _pause(self) -> None:
         if not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
 
     def _fail(self, failure: GatewayError) -> None:
         if self._failure is None:

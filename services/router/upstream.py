@@ -33,6 +33,8 @@ IDLE_TLS_S: Final = 30.0
 IDLE_PLAIN_S: Final = 4.0
 """How long an idle plain one is: local model servers hang up after five seconds
 (https://www.uvicorn.org/settings/#timeouts)."""
+LINGER_S: Final = 1.0
+"""How long the end of an HTTP body is waited for when the answer in it is over."""
 DECODED_CHUNK_MAX: Final = 256 * 1024
 """How much one read may unpack to, in bytes."""
 
@@ -111,9 +113,28 @@ class UpstreamResponse:
             )
         return first if len(parts) == 1 else b"".join(parts)
 
+    async def start(self, bytes_max: int) -> bytes:
+        """The beginning of the body, for what nobody needs whole: at least ``bytes_max`` bytes of
+        it, or all.
+        """
+        parts = [await self.chunk()]
+        while parts[-1] and sum(map(len, parts)) < bytes_max:
+            parts.append(await self.chunk())
+        return b"".join(parts)[:bytes_max]
+
+    def finish(self) -> None:
+        """The answer was read to its own end: its connection may serve again, once the end of the
+        HTTP body has come too.
+        """
+        if self._connection.busy and not self._connection.linger(self._release.put, LINGER_S):
+            self._release.put(self._connection)
+
     def close(self) -> None:
-        """Gives the connection back when the answer was read whole, cuts it when not."""
-        self._release.put(self._connection)
+        """Ends the answer. What was read whole gives its connection back, what was not is cut;
+        after :meth:`finish`, or a second time, it does nothing.
+        """
+        if not self._connection.lingering:
+            self._release.put(self._connection)
 
 
 class _Release:

@@ -1,5 +1,6 @@
 """Rate limits: the promise over any history, and each figure that a caller sees."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -17,6 +18,10 @@ TOKENS = grant_pb2.RATE_METER_TOKENS
 CONCURRENCY = grant_pb2.RATE_METER_CONCURRENCY
 KEY = grant_pb2.RATE_SCOPE_KEY
 MODEL = "openai/gpt-5"
+
+
+def guess(tokens: int) -> Callable[[], int]:
+    return lambda: tokens
 
 
 def grant(
@@ -98,10 +103,10 @@ def test_who_waits_as_told_is_admitted(history: list[Asked], amount: int, window
     for asked in history:
         now_s += asked.gap_s
         try:
-            counted.admit(owner, MODEL, lambda asked=asked: asked.tokens, now_s)
+            counted.admit(owner, MODEL, guess(asked.tokens), now_s)
         except GatewayError as told:
             now_s += told.retry_after_ms / 1000
-            counted.admit(owner, MODEL, lambda asked=asked: asked.tokens, now_s)
+            counted.admit(owner, MODEL, guess(asked.tokens), now_s)
 
 
 @settings(max_examples=200, deadline=None)
@@ -113,9 +118,9 @@ def test_who_waits_as_told_is_admitted(history: list[Asked], amount: int, window
 def test_corrected_tokens_add_up_to_what_was_used(history: list[tuple[float, int, int]]) -> None:
     counted, owner = Limits(), grant(rate(TOKENS, 10**6, 10**5))
     now_s, used = 0.0, 0
-    for gap_s, guess, actual in history:
+    for gap_s, reserved, actual in history:
         now_s += gap_s
-        counted.admit(owner, MODEL, lambda guess=guess: guess, now_s).close(actual, now_s)
+        counted.admit(owner, MODEL, guess(reserved), now_s).close(actual, now_s)
         used += actual
     (window,) = counted._windows.values() if history else (SlidingWindow(1),)
     assert window.used == used

@@ -1,0 +1,175 @@
+"""May this key make this call to this deployment? A table of small rules; the first that objects
+wins.
+
+To add a policy: one function, one line in ``POLICIES``, one error reason. Pure: facts in, refusal
+or nothing out.
+"""
+
+import ipaddress
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from onegate.auth.v1 import grant_pb2
+from onegate.common.v1 import error_pb2
+from runtime.errors import GatewayError
+from runtime.patterns import allows
+
+SCOPE_CALL: Final = "model.request"
+"""What a key needs to call a model."""
+SCOPE_READ: Final = "model.read"
+"""What a key needs to list models."""
+SCOPES_LISTING: Final = frozenset({SCOPE_CALL, SCOPE_READ, "admin"})
+"""Any of these lets a key list models."""
+
+_NANO_PER_USD: Final = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallFacts:
+    """What the policies look at.
+
+    Args:
+        model: the deployment, ``provider/model``.
+        priced: a price is known, or an operator said that nothing is charged.
+        scope: what the key must be allowed to do.
+        client_address: the caller's network address; empty for an internal caller.
+        cost_max_nano_usd: the most that the caller lets the call cost; ``None`` without a bound.
+        cost_bound: computes the most that the call can cost, in nano-USD; ``None`` when nothing
+            bounds it. Asked only when the caller named a bound.
+    """
+
+    model: str
+    priced: bool
+    scope: str = SCOPE_CALL
+    client_address: str = ""
+    cost_max_nano_usd: int | None = None
+    cost_bound: Callable[[], int | None] = lambda: None
+
+
+Policy = Callable[[grant_pb2.Grant, CallFacts, float], GatewayError | None]
+"""Judges a call at a wall-clock time, in Unix seconds."""
+
+
+def refusal(grant: grant_pb2.Grant, facts: CallFacts, now_unix_s: float) -> GatewayError | None:
+    """The first objection; ``None`` lets the call through."""
+    for policy in POLICIES:
+        objection = policy(grant, facts, now_unix_s)
+        if objection is not None:
+            return objection
+    return None
+
+
+def listing_refusal(grant: grant_pb2.Grant, now_unix_s: float) -> GatewayError | None:
+    """Why a key may not see the list of models; a key that may call models may see them."""
+    expired = _expiry(grant, CallFacts(model="", priced=True), now_unix_s)
+    if expired is not None:
+        return expired
+    if not grant.scopes or not SCOPES_LISTING.isdisjoint(grant.scopes):
+        return None
+    return GatewayError(
+        error_pb2.ERROR_REASON_SCOPE_MISSING, f"This key lacks the scope {SCOPE_READ}."
+    )
+
+
+def _kind(grant: grant_pb2.Grant, _facts: CallFacts, _now: float) -> GatewayError | None:
+    if grant.kind == grant_pb2.KEY_KIND_PROJECT:
+        return None
+    return GatewayError(
+        error_pb2.ERROR_REASON_SCOPE_MISSING,
+        "This is an admin key: it administers and calls no models. Use a project's key (sk-og-…).",
+    )
+
+
+def _expiry(grant: grant_pb2.Grant, _facts: CallFacts, now_unix_s: float) -> GatewayError | None:
+    if not grant.HasField("expires_at"):
+        return None
+    if now_unix_s < grant.expires_at.seconds + grant.expires_at.nanos / 1e9:
+        return None
+    return GatewayError(
+        error_pb2.ERROR_REASON_KEY_EXPIRED, "This key has expired; ask for a new one."
+    )
+
+
+def _network(grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
+    if not grant.networks_allowed or _is_inside(facts.client_address, grant.networks_allowed):
+        return None
+    return GatewayError(
+        error_pb2.ERROR_REASON_ADDRESS_FORBIDDEN,
+        f"This key does not work from {facts.client_address or 'an unknown address'}.",
+    )
+
+
+def _scope(grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
+    if not grant.scopes or facts.scope in grant.scopes:
+        return None
+    return GatewayError(
+        error_pb2.ERROR_REASON_SCOPE_MISSING, f"This key lacks the scope {facts.scope}."
+    )
+
+
+def _model(grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
+    allowed, denied = grant.models_allowed, grant.models_denied
+    if not (allowed or denied) or allows(allowed, denied, facts.model):
+        return None
+    return GatewayError(
+        error_pb2.ERROR_REASON_MODEL_FORBIDDEN,
+        f"This key may not use {facts.model}; GET /v1/models lists what it may.",
+        param="model",
+    )
+
+
+def _price(_grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
+    if facts.priced:
+        return None
+    return GatewayError(
+        error_pb2.ERROR_REASON_MODEL_PRICE_UNKNOWN,
+        f"No price is known for {facts.model}, so it cannot be called: an operator must price it, "
+        "or mark its provider free.",
+        param="model",
+    )
+
+
+def _cost(_grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
+    most = facts.cost_max_nano_usd
+    if most is None:
+        return None
+    bound = facts.cost_bound()
+    if bound is not None and bound <= most:
+        return None
+    could = "cannot be bounded" if bound is None else f"may reach {bound / _NANO_PER_USD:.9f} USD"
+    return GatewayError(
+        error_pb2.ERROR_REASON_INVALID_REQUEST,
+        f"The cost of this call {could}, above the bound of {most / _NANO_PER_USD:.9f} USD that it "
+        "names. Set or lower max_completion_tokens, send less, or raise x-onegate-max-cost.",
+        param="x-onegate-max-cost",
+    )
+
+
+POLICIES: Final[tuple[Policy, ...]] = (
+    _expiry,
+    _kind,
+    _network,
+    _scope,
+    _model,
+    _price,
+    _cost,
+)
+"""In this order: who is asking, from where, for what, at what price."""
+
+
+def _is_inside(address: str, networks: Iterable[str]) -> bool:
+    """Whether the address lies in one of the networks. Malformed ones contain nothing."""
+    try:
+        given = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    mapped = given.ipv4_mapped if isinstance(given, ipaddress.IPv6Address) else None
+    given = mapped or given
+    for text in networks:
+        try:
+            if given in ipaddress.ip_network(text, strict=False):
+                return True
+        except ValueError:
+            continue
+    return False

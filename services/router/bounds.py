@@ -1,0 +1,159 @@
+"""How large a call can be: an upper bound of its tokens and of its cost, and a guess at its tokens.
+
+The bound must never be too small: a token is at least one byte of text, and media have maxima.
+Pure.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from onegate.common.v1 import content_pb2
+from onegate.router.v1 import chat_pb2
+from onegate.usage.v1 import price_pb2
+
+IMAGE_TOKENS_MAX: Final = 50_000
+"""What one picture can cost at most, in tokens: gpt-4o-mini charges 2,833 and 5,667 for each of up
+to 8 tiles (https://platform.openai.com/docs/guides/images-vision); no other model charges more."""
+DOCUMENT_TOKENS_MAX: Final = 1_000_000
+"""What one document or linked medium can cost at most: what fits into the largest windows."""
+BYTES_PER_MEDIA_TOKEN: Final = 16
+"""Sound and video have at least as many bytes for each token that they cost: the densest, speech at
+6 kbit/s, has 23 at Gemini's 32 tokens a second (https://ai.google.dev/gemini-api/docs/audio)."""
+MESSAGE_TOKENS: Final = 16
+"""What the frame of a message or a tool may add beside its text."""
+BYTES_PER_TOKEN: Final = 4
+"""How many bytes of text a token has on average; for guesses, never for bounds."""
+OUTPUT_TOKENS_GUESS: Final = 1024
+"""What an answer is taken for when nothing bounds it, where a rate limit needs a figure."""
+
+_PER: Final = 1_000_000
+_INPUT: Final = frozenset(
+    {
+        price_pb2.METER_INPUT_TOKENS,
+        price_pb2.METER_CACHED_INPUT_TOKENS,
+        price_pb2.METER_CACHE_WRITE_TOKENS,
+        price_pb2.METER_CACHE_WRITE_1H_TOKENS,
+        price_pb2.METER_INPUT_AUDIO_TOKENS,
+        price_pb2.METER_INPUT_IMAGE_TOKENS,
+        price_pb2.METER_CACHED_INPUT_AUDIO_TOKENS,
+    }
+)
+_OUTPUT: Final = frozenset(
+    {
+        price_pb2.METER_OUTPUT_TOKENS,
+        price_pb2.METER_REASONING_TOKENS,
+        price_pb2.METER_OUTPUT_AUDIO_TOKENS,
+        price_pb2.METER_OUTPUT_IMAGE_TOKENS,
+    }
+)
+
+
+def input_tokens_bound(request: chat_pb2.ChatRequest) -> int:
+    """The input cannot have more tokens than this."""
+    if request.HasField("native"):
+        return request.native.input_tokens_bound or len(request.native.body)
+    messages = sum(_message(message) for message in request.messages)
+    tools = sum(tool.ByteSize() + MESSAGE_TOKENS for tool in request.tools)
+    rest = len(request.response_format.schema) + len(request.extra_json)
+    return messages + tools + rest + _parts(request.prediction) + MESSAGE_TOKENS
+
+
+def input_tokens_guess(request: chat_pb2.ChatRequest) -> int:
+    """About how many tokens the input has."""
+    bound = input_tokens_bound(request)
+    if request.HasField("native"):
+        bound = min(bound, len(request.native.body))
+    return -(-bound // BYTES_PER_TOKEN)
+
+
+def output_tokens_bound(request: chat_pb2.ChatRequest, model_max: int) -> int | None:
+    """The output of all choices cannot have more tokens than this; ``None`` when nothing says.
+
+    Args:
+        request: the call.
+        model_max: the model's own maximum for one choice; 0 when unknown.
+    """
+    most = request.output_tokens_max or model_max
+    return most * max(request.choices, 1) if most > 0 else None
+
+
+def tokens_guess(request: chat_pb2.ChatRequest) -> int:
+    """About how many tokens the call will use, where a rate limit must set some aside."""
+    output = output_tokens_bound(request, 0)
+    return input_tokens_guess(request) + (OUTPUT_TOKENS_GUESS if output is None else output)
+
+
+def exceeds(request: chat_pb2.ChatRequest, input_tokens: int, output_tokens: int) -> bool:
+    """Whether a reported usage is beyond the bounds of its call."""
+    output = output_tokens_bound(request, 0)
+    if output is not None and output_tokens > output:
+        return True
+    # What the wire adds of its own is far from the length of the message that brought the call.
+    return input_tokens > request.ByteSize() and input_tokens > input_tokens_bound(request)
+
+
+def cost_bound(
+    request: chat_pb2.ChatRequest, sheet: price_pb2.PriceSheet | None, model_max: int
+) -> int | None:
+    """The most that one attempt can cost, in nano-USD; ``None`` when nothing bounds it.
+
+    Every token at the dearest rate that can apply to it, in any tier. A web search has no known
+    number, so a call that may search where searches are charged has no bound.
+    """
+    if sheet is None or sheet.free:
+        return 0
+    output = output_tokens_bound(request, model_max)
+    searches = any(rate.meter == price_pb2.METER_WEB_SEARCHES for rate in sheet.rates)
+    if output is None or (searches and _may_search(request)):
+        return None
+    total = (
+        input_tokens_bound(request) * _dearest(sheet, _INPUT)
+        + output * _dearest(sheet, _OUTPUT)
+        + _dearest(sheet, frozenset({price_pb2.METER_REQUESTS}))
+    )
+    return -(-total // _PER)
+
+
+def _dearest(sheet: price_pb2.PriceSheet, meters: frozenset[int]) -> int:
+    rates = [rate.nano_usd_per_million for rate in sheet.rates if rate.meter in meters]
+    return max(rates, default=0)
+
+
+def _may_search(request: chat_pb2.ChatRequest) -> bool:
+    if request.HasField("native"):
+        return b"search" in request.native.body
+    return bool(request.web_search_options_json) or any(
+        tool.WhichOneof("tool") == "provider_json" for tool in request.tools
+    )
+
+
+def _message(message: content_pb2.Message) -> int:
+    text = len(message.name.encode()) + len(message.extra_json)
+    return text + _parts(message.parts) + MESSAGE_TOKENS
+
+
+def _parts(parts: Iterable[content_pb2.Part]) -> int:
+    return sum(_part(part) for part in parts)
+
+
+def _part(part: content_pb2.Part) -> int:
+    kind = part.WhichOneof("content")
+    if kind == "image":
+        return IMAGE_TOKENS_MAX + len(part.extra_json)
+    if kind == "audio":
+        return _medium(part.audio.source) + part.audio.ByteSize() - part.audio.source.ByteSize()
+    if kind == "video":
+        return _medium(part.video.source)
+    if kind == "file":
+        return max(DOCUMENT_TOKENS_MAX, part.ByteSize())
+    if kind == "tool_result":
+        result = part.tool_result
+        return _parts(result.parts) + len(result.tool_call_id) + len(result.name) + MESSAGE_TOKENS
+    return part.ByteSize()
+
+
+def _medium(source: content_pb2.MediaSource) -> int:
+    """Sound or video: bounded by its bytes, or not at all when it is elsewhere."""
+    if source.WhichOneof("source") == "data":
+        return len(source.data) // BYTES_PER_MEDIA_TOKEN + MESSAGE_TOKENS
+    return DOCUMENT_TOKENS_MAX
