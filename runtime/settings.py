@@ -89,6 +89,7 @@ class RouterSettings:
     name: str = field(default="router-0", metadata=ruled(rules.word))
     connect_timeout_s: float = field(default=2.0, metadata=between(0.05, 60))
     first_byte_timeout_s: float = field(default=30.0, metadata=between(0.05, 3600))
+    answer_timeout_s: float = field(default=600.0, metadata=between(0.05, DAY_S))
     stall_timeout_s: float = field(default=60.0, metadata=between(0.05, 3600))
     call_timeout_s: float = field(default=1800.0, metadata=between(0.1, DAY_S))
     answer_bytes_max: int = field(default=32 * MIB, metadata=between(1024, GIB))
