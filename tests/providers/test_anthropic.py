@@ -8,7 +8,7 @@ import pytest
 from onegate.common.v1 import content_pb2, error_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
-from services.router.providers import anthropic_models
+from services.router.providers import PROVIDERS, anthropic_models
 from services.router.providers.anthropic import FIELDS, WIRE
 from services.router.providers.base import Exchange, ListedModel
 from services.router.providers.foreign import HARMLESS, Rule
@@ -212,6 +212,24 @@ def test_names_and_unknown_fields_of_messages_are_refused() -> None:
     assert refusal(call(extended)).param == "messages[0].prefix"
 
 
+def test_blocks_that_came_beside_a_stream_can_be_sent_back() -> None:
+    said = message(text("So."), role=content_pb2.ROLE_ASSISTANT)
+    said.extra_json = json.dumps(
+        {
+            "citations": [{}],
+            "content_blocks": [
+                {"type": "server_tool_use", "id": "s"},
+                {"type": "reasoning.summary"},
+                {"type": "web_search_tool_result", "tool_use_id": "s"},
+            ],
+        }
+    ).encode()
+    kinds = [block["type"] for block in sent(call(said))["messages"][0]["content"]]
+    assert kinds == ["server_tool_use", "web_search_tool_result", "text"]
+    said.extra_json = b'{"content_blocks": [{"type": "sticker"}]}'
+    assert refusal(call(said)).param == "messages[0].content_blocks"
+
+
 def test_system_messages_join_unless_the_model_takes_them_in_place() -> None:
     system = message(text("Be kind."), role=content_pb2.ROLE_SYSTEM)
     late = message(text("Be brief."), role=content_pb2.ROLE_DEVELOPER)
@@ -259,7 +277,8 @@ def test_thoughts_keep_their_proof_and_lose_what_describes_another_format() -> N
         extra_json=b'{"format": "x", "index": 0}',
     )
     hidden = content_pb2.Part(thinking=content_pb2.ThinkingPart(redacted_data="d"))
-    body = sent(call(message(thought, hidden, role=content_pb2.ROLE_ASSISTANT)))
+    geminis = content_pb2.Part(thinking=content_pb2.ThinkingPart(signature="gemini:s"))
+    body = sent(call(message(thought, hidden, geminis, role=content_pb2.ROLE_ASSISTANT)))
     assert body["messages"][0]["content"] == [
         {"type": "thinking", "thinking": "hm", "signature": "s"},
         {"type": "redacted_thinking", "data": "d"},
@@ -605,6 +624,7 @@ def test_absurd_counts_count_as_nothing() -> None:
 def test_the_key_goes_where_anthropic_wants_it() -> None:
     assert list(WIRE.authorize("sk-ant")) == [("x-api-key", "sk-ant")]
     assert WIRE.native is False
+    assert PROVIDERS["anthropic"] is WIRE
     assert WIRE.dialect == chat_pb2.DIALECT_ANTHROPIC_MESSAGES
     assert WIRE.base_url == "https://api.anthropic.com"
 

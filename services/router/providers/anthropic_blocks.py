@@ -11,9 +11,6 @@ from typing import Final
 from onegate.common.v1 import content_pb2, token_usage_pb2
 from services.router.providers.foreign import Json, count, dump, utf8_size
 
-BLOCKS_KEY: Final = "content_blocks"
-"""Where a streamed choice carries blocks that the contract has no delta for."""
-
 _USAGE_NAMED: Final = frozenset(
     {
         "cache_creation",

@@ -24,7 +24,14 @@ from services.router.providers.anthropic_outcomes import (
     extra,
 )
 from services.router.providers.base import StreamState
-from services.router.providers.foreign import MALFORMED, Json, dump, protocol_error, utf8_size
+from services.router.providers.foreign import (
+    BLOCKS_KEY,
+    MALFORMED,
+    Json,
+    dump,
+    protocol_error,
+    utf8_size,
+)
 
 _DECODER: Final = msgspec.json.Decoder()
 _BYTES_PER_TOKEN: Final = 4
@@ -204,7 +211,7 @@ class AnthropicStream(StreamState):
             case _:
                 if state.input_json:
                     block["input"] = _parsed("".join(state.input_json))
-                content = dump({anthropic_blocks.BLOCKS_KEY: [block]})
+                content = dump({BLOCKS_KEY: [block]})
                 self.started = True
                 self.output_bytes += len(content)
                 return chat_pb2.ChoiceDelta(extra_json=content, part_index=index)

@@ -20,6 +20,13 @@ from runtime.errors import GatewayError
 
 Json = dict[str, Any]
 
+BLOCKS_KEY: Final = "content_blocks"
+"""Where a streamed choice carries a provider's own blocks that the contract has no delta for, and
+where an assistant's message that repeats the answer has them."""
+
+GEMINI_PROOF: Final = "gemini:"
+"""How a thought's signature begins when it is Gemini's, so that no other provider is sent it."""
+
 
 class Rule(enum.Enum):
     """What becomes of a request field that has no field of its own on the wire."""
