@@ -61,10 +61,10 @@ def test_peers_are_found_where_they_were_told_to_listen() -> None:
 
 
 def test_a_relative_data_directory_is_made_absolute(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert with_local_defaults(Settings()).data_dir == str(tmp_path / "onegate-data")
+    monkeypatch.chdir(short_directory)
+    assert with_local_defaults(Settings()).data_dir == str(Path.cwd() / "onegate-data")
 
 
 def test_filling_in_twice_changes_nothing() -> None:
