@@ -5,10 +5,12 @@ done.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -125,13 +127,15 @@ def running_gateway(
     credentials_file = directory / "credentials.json"
     log = directory / "up.log"
     command = [sys.executable, "-m", "cli.main", "up", "--port", str(port)]
-    command += ["--data-dir", str(directory / "data"), "--config", str(config_file)]
+    # A socket's path may have 100 bytes: a test's own directory can be deeper than that.
+    data_dir = Path(tempfile.mkdtemp(prefix="og-"))
+    command += ["--data-dir", str(data_dir), "--config", str(config_file)]
     command += ["--workers", str(workers), "--credentials-file", str(credentials_file)]
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, env=clean_environment(environment or {})
         )
-    gateway = Gateway(directory / "data", port, process, log)
+    gateway = Gateway(data_dir, port, process, log)
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not (gateway.is_ready() and "onegate is up" in log.read_text()):
@@ -142,3 +146,4 @@ def running_gateway(
         yield gateway
     finally:
         gateway.stop()
+        shutil.rmtree(data_dir)

@@ -36,7 +36,12 @@ EXCEPTIONS: set[str] = set()
 
 
 def sources(*rooms: str) -> list[Path]:
-    return sorted(path for room in rooms for path in (ROOT / room).rglob("*.py"))
+    return sorted(
+        path
+        for room in rooms
+        for path in (ROOT / room).rglob("*.py")
+        if not {".peers", "node_modules"} & set(path.parts)
+    )
 
 
 def relative(path: Path) -> str:

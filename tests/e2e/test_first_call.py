@@ -133,7 +133,7 @@ def test_every_call_is_in_the_usage_table_with_its_tokens(demo_gateway: Gateway)
 
 
 def test_the_credentials_file_is_private_and_no_key_is_stored(demo_gateway: Gateway) -> None:
-    credentials = demo_gateway.data_dir.parent / "credentials.json"
+    credentials = demo_gateway.log.parent / "credentials.json"
     assert stat.S_IMODE(credentials.stat().st_mode) == 0o600
     secrets = [demo_gateway.credentials[name].encode() for name in ("admin_key", "api_key")]
     for path in demo_gateway.data_dir.rglob("*"):
