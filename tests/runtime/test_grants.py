@@ -466,6 +466,10 @@ async def test_the_key_unused_for_longest_is_forgotten(
         assert (await at.client.get(KEY)).key_id
         assert at.auth.asked.count(apikeys.digest(KEY)) == 1
         assert len(at.client._known) == len(at.client._digests) == 2
+        assert len(at.client._cache._digests) == 2
+        at.auth.revoke(OTHER)
+        await at.seen()
+        assert await refusal(at.client, OTHER) == "invalid_api_key"
 
 
 async def test_unknown_keys_are_remembered_up_to_a_bound(

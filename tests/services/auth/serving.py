@@ -94,16 +94,23 @@ class Auth(Peer):
 
 @asynccontextmanager
 async def auth(
-    directory: Path, *, tcp: bool = False, name: str = "auth", clock: SteppedClock | None = None
+    directory: Path,
+    *,
+    tcp: bool = False,
+    name: str = "auth",
+    clock: SteppedClock | None = None,
+    follows: bool = True,
 ) -> AsyncIterator[Auth]:
-    """Auth on the SQLite file in ``directory``, set up, serving and following its log."""
+    """Auth on the SQLite file in ``directory``, set up and serving; it looks for other processes'
+    changes unless told not to.
+    """
     first = await bootstrap(Settings(auth=auth_settings(directory)), SteppedClock(), ENTROPY)
     async with opened(directory, clock) as identity:
         feed = Feed(identity.store, SystemClock())
         server = serve(identity, feed, Secret(TOKEN), RpcServer(RpcSettings(), name))
         address = "127.0.0.1:0" if tcp else f"unix:{directory}/{name}.sock"
         port = await server.start(address)
-        following = asyncio.create_task(feed.run())
+        following = asyncio.create_task(feed.run() if follows else feed.refresh())
         peer = Auth(f"127.0.0.1:{port}" if tcp else address, identity, feed, first or NOT_FIRST)
         try:
             yield peer

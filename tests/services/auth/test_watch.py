@@ -252,6 +252,22 @@ async def test_readings_that_are_asked_for_together_are_shared(tmp_path: Path) -
         assert versions(await told(news)) == [newest]
 
 
+async def test_a_change_of_our_own_is_told_without_waiting_for_the_next_look(
+    tmp_path: Path,
+) -> None:
+    async with auth(tmp_path, follows=False) as at:
+        call = at.grants.WatchGrants(grant_service_pb2.WatchGrantsRequest(watcher="t"))
+        await call.read()
+        _, made = await at.create()
+        ended = await at.revoke(made.id)
+        async with asyncio.timeout(1):
+            first, second = await call.read(), await call.read()
+        assert isinstance(first, Response)
+        assert isinstance(second, Response)
+        assert versions(first) + versions(second) == [made.version, ended.version]
+        call.cancel()
+
+
 async def test_a_change_made_by_another_process_is_told_within_a_second(tmp_path: Path) -> None:
     async with auth(tmp_path) as at, opened(tmp_path) as other:
         call = at.grants.WatchGrants(grant_service_pb2.WatchGrantsRequest(watcher="t"))
