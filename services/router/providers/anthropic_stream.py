@@ -65,7 +65,7 @@ class AnthropicStream(StreamState):
         self._reported: Json = {}
         self._text_chars = 0
         self._tool_calls = 0
-        self._handlers: Mapping[str, Callable[[Json], chat_pb2.ChatDelta | None]] = {
+        self._handlers: Mapping[str, Callable[[Json], chat_pb2.ChatEvent | None]] = {
             "content_block_delta": self._delta,
             "content_block_start": self._block_start,
             "content_block_stop": self._block_stop,
@@ -84,11 +84,11 @@ class AnthropicStream(StreamState):
             try:
                 data = _DECODER.decode(event.data)
                 handler = self._handlers.get(data["type"])
-                delta = handler(data) if handler is not None else None
+                told = handler(data) if handler is not None else None
             except MALFORMED as exc:
                 raise protocol_error(PROVIDER, "sent an event that is not its protocol's") from exc
-            if delta is not None:
-                made.append(chat_pb2.ChatEvent(delta=delta))
+            if told is not None:
+                made.append(told)
         if self.usage is not None and self.usage.estimated:
             self.usage.output_tokens = self.output_bytes // _BYTES_PER_TOKEN + 1
         return made
@@ -99,7 +99,7 @@ class AnthropicStream(StreamState):
             raise protocol_error(PROVIDER, "ended the stream before the answer was complete")
         return []
 
-    def _message_start(self, data: Json) -> chat_pb2.ChatDelta | None:
+    def _message_start(self, data: Json) -> chat_pb2.ChatEvent:
         """The answer's name and the input's usage; a resumed turn brings its first blocks along."""
         message = data["message"]
         self.upstream_id = message["id"]
@@ -117,20 +117,25 @@ class AnthropicStream(StreamState):
             for piece in (self._start(index, block), self._stop(index)):
                 if piece is not None:
                     delta.choices.append(piece)
-        return delta
+        return chat_pb2.ChatEvent(delta=delta)
 
-    def _block_start(self, data: Json) -> chat_pb2.ChatDelta | None:
+    def _block_start(self, data: Json) -> chat_pb2.ChatEvent | None:
         return self._chunk(self._start(data["index"], data["content_block"]))
 
-    def _block_stop(self, data: Json) -> chat_pb2.ChatDelta | None:
+    def _block_stop(self, data: Json) -> chat_pb2.ChatEvent | None:
         return self._chunk(self._stop(data["index"]))
 
-    def _delta(self, data: Json) -> chat_pb2.ChatDelta | None:
+    def _delta(self, data: Json) -> chat_pb2.ChatEvent | None:
         """More of a block."""
         index, delta = data["index"], data["delta"]
         kind = delta["type"]
         if kind == "text_delta":
-            return self._chunk(self._text(index, delta["text"]))
+            if not delta["text"]:
+                return None
+            # Most events are these: the message is built in place, which is thrice as fast.
+            event = chat_pb2.ChatEvent()
+            event.delta.choices.add(text=self._said(delta["text"]), part_index=index)
+            return event
         state = self._blocks[index]
         if kind == "thinking_delta":
             return self._chunk(self._thought(index, text=delta["thinking"]))
@@ -144,7 +149,7 @@ class AnthropicStream(StreamState):
             state.block.update({key: delta[key] for key in delta if key != "type"})
         return None
 
-    def _message_delta(self, data: Json) -> chat_pb2.ChatDelta | None:
+    def _message_delta(self, data: Json) -> chat_pb2.ChatEvent | None:
         """Why the answer ends, and the usage so far, which is cumulative."""
         told = data["delta"]
         for key, value in (data.get("usage") or {}).items():
@@ -155,15 +160,13 @@ class AnthropicStream(StreamState):
         if not reason:
             return None
         self.finish_reason = reason
-        return chat_pb2.ChatDelta(
-            choices=[
-                chat_pb2.ChoiceDelta(
-                    finish_reason=FINISH_REASONS.get(reason, chat_pb2.FINISH_REASON_STOP),
-                    native_finish_reason=reason,
-                )
-            ],
-            extra_json=extra({**data, **told}),
+        event = chat_pb2.ChatEvent()
+        event.delta.extra_json = extra({**data, **told})
+        event.delta.choices.add(
+            finish_reason=FINISH_REASONS.get(reason, chat_pb2.FINISH_REASON_STOP),
+            native_finish_reason=reason,
         )
+        return event
 
     def _message_stop(self, _data: Json) -> None:
         if not self.finish_reason:
@@ -179,7 +182,9 @@ class AnthropicStream(StreamState):
         match block["type"]:
             case "text":
                 state.citations.extend(block.get("citations") or ())
-                return self._text(index, block["text"])
+                if not block["text"]:
+                    return None
+                return chat_pb2.ChoiceDelta(text=self._said(block["text"]), part_index=index)
             case "thinking" | "redacted_thinking":
                 part = anthropic_blocks.thinking(block)
                 return self._thought(index, part.text, part.signature, part.redacted_data)
@@ -198,8 +203,13 @@ class AnthropicStream(StreamState):
                 return None
 
     def _stop(self, index: int) -> chat_pb2.ChoiceDelta | None:
-        """A block is complete: what could not be told in pieces is told now."""
-        state = self._blocks.pop(index)
+        """A block is complete: what could not be told in pieces is told now.
+
+        The end of a block that never began is ignored, as Anthropic's own clients do.
+        """
+        state = self._blocks.pop(index, None)
+        if state is None:
+            return None
         block = state.block
         match block["type"]:
             case "text":
@@ -226,12 +236,10 @@ class AnthropicStream(StreamState):
             part_index=index,
         )
 
-    def _text(self, index: int, text: str) -> chat_pb2.ChoiceDelta | None:
-        if not text:
-            return None
+    def _said(self, text: str) -> str:
         self._text_chars += len(text)
         self._wrote(text)
-        return chat_pb2.ChoiceDelta(text=text, part_index=index)
+        return text
 
     def _thought(
         self, index: int, text: str = "", signature: str = "", redacted_data: str = ""
@@ -258,8 +266,12 @@ class AnthropicStream(StreamState):
         self.output_bytes += utf8_size(text)
 
     @staticmethod
-    def _chunk(choice: chat_pb2.ChoiceDelta | None) -> chat_pb2.ChatDelta | None:
-        return None if choice is None else chat_pb2.ChatDelta(choices=[choice])
+    def _chunk(choice: chat_pb2.ChoiceDelta | None) -> chat_pb2.ChatEvent | None:
+        if choice is None:
+            return None
+        event = chat_pb2.ChatEvent()
+        event.delta.choices.append(choice)
+        return event
 
 
 def _whole(block: Json) -> str:

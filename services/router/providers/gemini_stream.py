@@ -15,11 +15,19 @@ from onegate.router.v1 import chat_pb2
 from runtime.sse import ServerSentEvent
 from services.router.providers import gemini_parts
 from services.router.providers.base import Exchange, StreamState
-from services.router.providers.foreign import BLOCKS_KEY, MALFORMED, Json, dump, protocol_error
+from services.router.providers.foreign import (
+    BLOCKS_KEY,
+    MALFORMED,
+    Json,
+    dump,
+    protocol_error,
+    utf8_size,
+)
 from services.router.providers.gemini_models import PROVIDER
 from services.router.providers.gemini_outcomes import answered_tier, finish, told_error
 
 _DECODER: Final = msgspec.json.Decoder()
+_LAST_WORDS: Final = frozenset({"finishReason", "groundingMetadata", "logprobsResult"})
 
 
 @dataclass(slots=True)
@@ -52,11 +60,11 @@ class GeminiStream(StreamState):
             if self.done:
                 break
             try:
-                delta = self._delta(_DECODER.decode(event.data))
+                told = self._event(_DECODER.decode(event.data))
             except MALFORMED as exc:
                 raise protocol_error(PROVIDER, "sent an event that is not its protocol's") from exc
-            if delta is not None:
-                made.append(chat_pb2.ChatEvent(delta=delta))
+            if told is not None:
+                made.append(told)
         if self._reported is not reported:
             searches = sum(candidate.searches for candidate in self._candidates.values())
             self.usage = gemini_parts.usage(self._reported, searches)
@@ -70,11 +78,12 @@ class GeminiStream(StreamState):
         self.done = True
         return []
 
-    def _delta(self, chunk: Json) -> chat_pb2.ChatDelta | None:
-        """One event."""
+    def _event(self, chunk: Json) -> chat_pb2.ChatEvent | None:
+        """One event, built in place."""
         if "error" in chunk:
             raise told_error(0, {}, chunk)
-        delta = chat_pb2.ChatDelta(extra_json=gemini_parts.told_beside(chunk))
+        event = chat_pb2.ChatEvent()
+        delta = event.delta
         if chunk.get("usageMetadata"):
             self._reported = chunk["usageMetadata"]
         if not self._candidates:
@@ -83,23 +92,48 @@ class GeminiStream(StreamState):
             delta.model = chunk.get("modelVersion") or self._exchange.model
             delta.service_tier = answered_tier(self._reported)
         for position, candidate in enumerate(chunk.get("candidates") or ()):
-            delta.choices.extend(self._pieces(candidate.get("index", position), candidate))
-        blocked = (chunk.get("promptFeedback") or {}).get("blockReason")
-        if blocked:
-            delta.choices.append(self._blocked(blocked))
-        finished = sum(candidate.finished for candidate in self._candidates.values())
-        self.done = finished >= self._expected and "usageMetadata" in chunk
-        return delta if delta.choices or delta.extra_json else None
+            self._gain(delta, candidate.get("index", position), candidate)
+        if blocked := (chunk.get("promptFeedback") or {}).get("blockReason"):
+            self._block(delta, blocked)
+        if beside := gemini_parts.told_beside(chunk):
+            delta.extra_json = beside
+        if "usageMetadata" in chunk:
+            finished = sum(candidate.finished for candidate in self._candidates.values())
+            self.done = finished >= self._expected
+        return event if delta.choices or delta.extra_json else None
 
-    def _pieces(self, index: int, candidate: Json) -> list[chat_pb2.ChoiceDelta]:
+    def _gain(self, delta: chat_pb2.ChatDelta, index: int, candidate: Json) -> None:
         """What one answer gained: a piece for every part, and one for its end."""
         state = self._candidates.get(index)
-        pieces = []
         if state is None:
             state = self._candidates[index] = _Candidate()
-            pieces.append(chat_pb2.ChoiceDelta(index=index, starts=True))
+            delta.choices.add(index=index, starts=True)
         for part in (candidate.get("content") or {}).get("parts") or ():
-            pieces += self._part(index, state, part)
+            if part.keys() == {"text"}:
+                self._add_text(delta, index, state, part["text"])
+                continue
+            call_id = ""
+            if "functionCall" in part:
+                call_id = gemini_parts.made_up_id(self.upstream_id, state.calls, part)
+            for made in gemini_parts.parts(part, call_id):
+                self._wrote(gemini_parts.output_bytes(made))
+                delta.choices.append(self._piece(index, state, made))
+        if candidate.keys() & _LAST_WORDS:
+            last = self._last(index, state, candidate)
+            if last.ByteSize() > chat_pb2.ChoiceDelta(index=index).ByteSize():
+                delta.choices.append(last)
+
+    def _add_text(
+        self, delta: chat_pb2.ChatDelta, index: int, state: _Candidate, text: str
+    ) -> None:
+        """Text and nothing else, which most parts are."""
+        if text:
+            delta.choices.add(index=index, text=text)
+            self._wrote(utf8_size(text))
+            state.text.append(text)
+
+    def _last(self, index: int, state: _Candidate, candidate: Json) -> chat_pb2.ChoiceDelta:
+        """What is said of the answer as a whole, and why it ends."""
         last = chat_pb2.ChoiceDelta(index=index)
         if candidate.get("logprobsResult"):
             last.logprobs.CopyFrom(gemini_parts.logprobs(candidate["logprobsResult"]))
@@ -108,22 +142,15 @@ class GeminiStream(StreamState):
             last.annotations.extend(gemini_parts.annotations(grounding, "".join(state.text)))
             state.searches = gemini_parts.searches(candidate, self._exchange.model)
         if reason := candidate.get("finishReason"):
-            self._finish(state, last, reason)
-        if last.ListFields() != chat_pb2.ChoiceDelta(index=index).ListFields():
-            pieces.append(last)
-        return pieces
+            state.finished = True
+            self.finish_reason = reason
+            last.finish_reason = finish(reason, calls=state.calls > 0)
+            last.native_finish_reason = reason
+        return last
 
-    def _part(self, index: int, state: _Candidate, part: Json) -> list[chat_pb2.ChoiceDelta]:
-        """One part."""
-        call_id = ""
-        if "functionCall" in part:
-            call_id = gemini_parts.made_up_id(self.upstream_id, state.calls, part)
-        pieces = []
-        for made in gemini_parts.parts(part, call_id):
-            self.started = True
-            self.output_bytes += gemini_parts.output_bytes(made)
-            pieces.append(self._piece(index, state, made))
-        return pieces
+    def _wrote(self, size: int) -> None:
+        self.started = True
+        self.output_bytes += size
 
     def _piece(self, index: int, state: _Candidate, part: content_pb2.Part) -> chat_pb2.ChoiceDelta:
         """A part as what the answer gained."""
@@ -153,18 +180,12 @@ class GeminiStream(StreamState):
                 blocks = {BLOCKS_KEY: [_DECODER.decode(part.opaque_json)]}
                 return chat_pb2.ChoiceDelta(index=index, extra_json=dump(blocks))
 
-    def _blocked(self, reason: str) -> chat_pb2.ChoiceDelta:
+    def _block(self, delta: chat_pb2.ChatDelta, reason: str) -> None:
         """The prompt was refused: an answer without content."""
         self._candidates.setdefault(0, _Candidate()).finished = True
         self.finish_reason = reason
-        return chat_pb2.ChoiceDelta(
+        delta.choices.add(
             starts=True,
             finish_reason=chat_pb2.FINISH_REASON_CONTENT_FILTER,
             native_finish_reason=reason,
         )
-
-    def _finish(self, state: _Candidate, last: chat_pb2.ChoiceDelta, reason: str) -> None:
-        state.finished = True
-        self.finish_reason = reason
-        last.finish_reason = finish(reason, calls=state.calls > 0)
-        last.native_finish_reason = reason
