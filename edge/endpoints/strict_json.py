@@ -9,6 +9,7 @@ other JSON is read a second time, by a parser that shows every key.
 
 import collections
 import json
+import re
 from typing import Any, Final
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError
 
+_HALF_PAIR: Final = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
 _decode: Final = msgspec.json.Decoder().decode
 encode: Final = msgspec.json.Encoder().encode
 """Python values as JSON bytes, in the shortest form."""
@@ -31,7 +33,7 @@ def read_object(body: bytes, *, depth_max: int) -> dict[str, Any]:
     try:
         value = _decode(body)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as exc:
-        raise _refusal(f"The body is not valid JSON: {_reason(exc)}.") from None
+        raise _refusal(f"The body is not valid JSON: {_reason(exc, body)}.") from None
     except RecursionError:
         raise _too_deep(depth_max) from None
     if type(value) is not dict:
@@ -72,10 +74,14 @@ def _check_keys(body: bytes) -> None:
     json.loads(body, object_pairs_hook=unique)
 
 
-def _reason(exc: Exception) -> str:
-    """What a parser's exception says, in words for a caller."""
+def _reason(exc: Exception, body: bytes) -> str:
+    """What a parser's exception says, in words for a caller. msgspec calls a string that ends
+    after half of a surrogate pair truncated, wherever in the body it is.
+    """
     if isinstance(exc, UnicodeDecodeError):
         return "a string is not valid UTF-8"
+    if "surrogate" in str(exc) or (_HALF_PAIR.search(body) and "truncated" in str(exc)):
+        return "a string has half of a surrogate pair"
     text = str(exc).removeprefix("JSON is malformed: ").partition(" - at ")[0]
     return text[:1].lower() + text[1:]
 
