@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import typer
 from rich.console import Console
 
-from runtime.config import Settings
+from runtime import config
+from runtime.config import ConfigError, Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,3 +24,22 @@ def fail(message: str, code: int = 1) -> NoReturn:
     """Ends the command with one line on standard error and no traceback."""
     Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {message}", highlight=False)
     raise typer.Exit(code)
+
+
+def load(
+    config_file: Path | None, overrides: dict[str, object], *, calls_providers: bool = False
+) -> Settings:
+    """The settings from file, environment and flags, with this machine's defaults filled in.
+
+    A mistake in them ends the command. Only who calls providers needs their credentials.
+    """
+    path = config_file
+    if path is None and Path(config.DEFAULT_FILE).is_file():
+        path = Path(config.DEFAULT_FILE)
+    try:
+        settings = config.load(
+            path, config.environment(), overrides, check_credentials=calls_providers
+        )
+        return config.with_local_defaults(settings)
+    except ConfigError as error:
+        fail(str(error), 2)

@@ -8,12 +8,9 @@ from typing import Annotated
 import typer
 
 from cli import keys, serve, usage
-from cli.context import CliContext, fail
+from cli.context import CliContext, fail, load
 from cli.up import UpOptions, up
-from runtime import config
-from runtime.config import Settings
-from runtime.local import nth_worker, with_local_defaults
-from runtime.rules import ConfigError
+from runtime.config import ConfigError, nth_worker
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,25 +29,6 @@ ConfigOption = Annotated[
 DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Where databases, journal and sockets live.")
 ]
-
-
-def load(
-    config_file: Path | None, overrides: dict[str, object], *, calls_providers: bool = False
-) -> Settings:
-    """The settings from file, environment and flags, with this machine's defaults filled in.
-
-    A mistake in them ends the command. Only who calls providers needs their credentials.
-    """
-    path = config_file
-    if path is None and Path("onegate.toml").is_file():
-        path = Path("onegate.toml")
-    try:
-        settings = config.load(
-            path, config.environment(), overrides, check_credentials=calls_providers
-        )
-        return with_local_defaults(settings)
-    except ConfigError as error:
-        fail(str(error), 2)
 
 
 @app.callback()

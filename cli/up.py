@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -13,14 +13,23 @@ from rich.console import Console
 
 from cli.context import fail
 from cli.supervisor import Child, Program, StartError, exclusive, supervise
-from runtime.clock import Clock, SystemClock, SystemEntropy
+from runtime.clock import Clock, SystemClock
 from runtime.config import Settings
-from services.auth.bootstrap import Bootstrap, bootstrap
 
 STOP_TIMEOUT_S: Final = 15.0
 """How long auth and usage may take to stop, in seconds; edge and router have their drain beside
 it.
 """
+FOUND_TIMEOUT_S: Final = 30.0
+"""How long making the first keys may take, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Founded:
+    """The first keys. They exist here and nowhere else: show them once."""
+
+    admin_key: str = field(repr=False)
+    api_key: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +60,7 @@ def up(settings: Settings, options: UpOptions) -> None:
 
 
 async def _up(settings: Settings, options: UpOptions, clock: Clock) -> None:
-    first = await bootstrap(settings, clock, SystemEntropy())
+    first = await _found(options.arguments)
     if first is not None and options.credentials_file is not None:
         _write_credentials(options.credentials_file, settings, first)
 
@@ -65,6 +74,22 @@ async def _up(settings: Settings, options: UpOptions, clock: Clock) -> None:
             # They are made, and nothing shows them a second time.
             _show_keys(_console(), first)
         raise
+
+
+async def _found(arguments: Sequence[str]) -> Founded | None:
+    """The first keys, made by a process of its own; ``None`` on every later start."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cli.founding", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    try:
+        printed, _ = await asyncio.wait_for(process.communicate(), FOUND_TIMEOUT_S)
+    except TimeoutError:
+        process.kill()
+        raise StartError("the store of keys did not open in time") from None
+    if process.returncode != 0:
+        raise StartError("the store of keys could not be opened")
+    keys = json.loads(printed)
+    return None if keys is None else Founded(**keys)
 
 
 def _stages(settings: Settings, arguments: Sequence[str]) -> list[list[Program]]:
@@ -95,7 +120,7 @@ def base_url(settings: Settings) -> str:
     return f"http://{host}:{settings.edge.port}/v1"
 
 
-def _write_credentials(path: Path, settings: Settings, first: Bootstrap) -> None:
+def _write_credentials(path: Path, settings: Settings, first: Founded) -> None:
     """Writes the first keys for scripts, readable by this user alone."""
     content = json.dumps(
         {
@@ -112,7 +137,7 @@ def _write_credentials(path: Path, settings: Settings, first: Bootstrap) -> None
 
 
 def _announce(
-    settings: Settings, options: UpOptions, first: Bootstrap | None, processes: int
+    settings: Settings, options: UpOptions, first: Founded | None, processes: int
 ) -> None:
     """Says where the gateway is and, once, what its keys are."""
     console = _console()
@@ -151,7 +176,7 @@ def _console() -> Console:
     return Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-def _show_keys(console: Console, first: Bootstrap) -> None:
+def _show_keys(console: Console, first: Founded) -> None:
     console.print("\nYour keys, shown this once:")
     console.print(f"  admin key    [bold]{first.admin_key}[/]")
     console.print(f"  project key  [bold]{first.api_key}[/]")

@@ -5,7 +5,6 @@ done.
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -120,7 +119,10 @@ def running_gateway(
     workers: int = 1,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Gateway]:
-    """``onegate up`` with ``config`` as its file; its log is shown when it does not start."""
+    """``onegate up`` with ``config`` as its file; its log is shown when it does not start.
+
+    A second one in the same directory goes on with the data of the first.
+    """
     port = free_port()
     config_file = directory / "onegate.toml"
     config_file.write_text(config)
@@ -128,7 +130,10 @@ def running_gateway(
     log = directory / "up.log"
     command = [sys.executable, "-m", "cli.main", "up", "--port", str(port)]
     # A socket's path may have 100 bytes: a test's own directory can be deeper than that.
-    data_dir = Path(tempfile.mkdtemp(prefix="og-"))
+    place = directory / "data"
+    if not place.exists():
+        place.symlink_to(tempfile.mkdtemp(prefix="og-"))
+    data_dir = place.resolve()
     command += ["--data-dir", str(data_dir), "--config", str(config_file)]
     command += ["--workers", str(workers), "--credentials-file", str(credentials_file)]
     with log.open("wb") as output:
@@ -146,4 +151,3 @@ def running_gateway(
         yield gateway
     finally:
         gateway.stop()
-        shutil.rmtree(data_dir)
