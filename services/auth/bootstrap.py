@@ -36,6 +36,20 @@ async def bootstrap(settings: Settings, clock: Clock, entropy: Entropy) -> Boots
         await identity.store.close()
 
 
+async def ensure_organization(identity: Identity) -> None:
+    """Makes an organisation and a project, without keys, when there are none: what a service needs
+    that nobody has set up. Its operator makes the keys (``onegate keys create``).
+    """
+    founding = Founding(
+        organization_id=identity.new_id("org"),
+        project_id=identity.new_id("proj"),
+        name=FIRST_NAME,
+        keys=(),
+        now=identity.clock.now(),
+    )
+    await identity.store.found(founding)
+
+
 async def _found(identity: Identity) -> Bootstrap | None:
     organization_id, project_id = identity.new_id("org"), identity.new_id("proj")
     admin = _asked(grant_pb2.KEY_KIND_ADMIN, "")

@@ -30,6 +30,7 @@ from runtime.rpc import OPERATOR_KEY, RpcServer, require_operator
 from runtime.rpc_server import metadata_of
 from runtime.secrets import FileSecrets, Secret
 from services.auth import keys
+from services.auth.bootstrap import ensure_organization
 from services.auth.identity import Identity, open_identity
 from services.auth.records import KeyFilter, KeyRecord, Page, ProjectDraft
 from services.auth.watch import Feed
@@ -250,6 +251,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
     async with AsyncExitStack() as closing:
         identity = await open_identity(settings.auth, clock, entropy)
         closing.push_async_callback(identity.store.close)
+        await ensure_organization(identity)
         operator_token = FileSecrets(entropy).read_or_make(settings.rpc.operator_token_file)
         feed = Feed(identity.store, clock)
         server = serve(identity, feed, operator_token, RpcServer(settings.rpc, "auth"))

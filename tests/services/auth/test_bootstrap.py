@@ -8,7 +8,7 @@ import pytest
 from onegate.auth.v1 import grant_pb2
 from runtime import apikeys
 from runtime.config import Settings
-from services.auth.bootstrap import bootstrap
+from services.auth.bootstrap import bootstrap, ensure_organization
 from services.auth.keys import grant
 from services.auth.records import KeyFilter, Page
 from tests.services.auth.ports import ENTROPY, SteppedClock, auth_settings, opened
@@ -55,3 +55,14 @@ async def test_the_secrets_of_the_first_start_do_not_print(tmp_path: Path) -> No
     assert first is not None
     assert first.api_key not in f"{first} {first!r}"
     assert first.admin_key not in f"{first} {first!r}"
+
+
+async def test_a_service_that_nobody_set_up_gets_an_organisation_and_no_keys(
+    tmp_path: Path,
+) -> None:
+    async with opened(tmp_path) as identity:
+        for _ in range(2):
+            await ensure_organization(identity)
+        assert len((await identity.store.list_projects(None, Page(size=9))).rows) == 1
+        keys = await identity.store.list_keys(KeyFilter(organization_id=None), Page(size=9))
+        assert keys.rows == []
