@@ -78,7 +78,7 @@ def test_tool_calls_are_numbered_from_zero_and_have_arguments() -> None:
     deltas = feed(
         decoder,
         START,
-        *block(0, {"type": "text", "text": "two"}),
+        *block(0, {"type": "text", "text": "two"}, {"type": "text_delta", "text": ""}),
         *block(
             1,
             {"type": "tool_use", "id": "a", "name": "f", "input": {}},

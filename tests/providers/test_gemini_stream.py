@@ -91,7 +91,7 @@ def test_calls_media_and_own_parts_come_as_they_are_made() -> None:
             {"inlineData": {"mimeType": "image/png", "data": "AA=="}},
             {"inlineData": {"mimeType": "audio/L16;rate=24000", "data": "AAE="}},
             {"executableCode": {"code": "1"}},
-            {"text": "", "thoughtSignature": "dHg="},
+            {"text": "so", "thoughtSignature": "dHg="},
             {"thought": True},
             responseId="r",
         ),
@@ -105,8 +105,8 @@ def test_calls_media_and_own_parts_come_as_they_are_made() -> None:
     assert made[2].images[0].source.data == b"\x00"
     assert (made[3].audio.id, made[3].audio.data) == ("r", b"\x00\x01")
     assert json.loads(made[4].extra_json) == {"content_blocks": [{"executableCode": {"code": "1"}}]}
-    assert made[5].thinking.signature == "gemini:dHg="
-    assert len(made) == 6
+    assert (made[5].text, made[6].thinking.signature) == ("so", "gemini:dHg=")
+    assert len(made) == 7
 
 
 def test_a_blocked_prompt_ends_the_stream() -> None:
