@@ -121,6 +121,35 @@ class Catalog:
             self._resolved[model] = found
         return found
 
+    def price_names(self, model: str) -> tuple[str, ...]:
+        """The prices to ask for before :meth:`resolve`, for a name that this catalogue cannot
+        place by what it knows: ``kind/model``, nothing when it need not know more.
+        """
+        found = self._resolved.get(model)
+        if found is not None:
+            return () if found.free else (found.price_name,)
+        if not _is_name(model):
+            return ()
+        prefix, _, name = model.partition("/")
+        provider = self._providers.get(prefix)
+        if provider is not None and name:
+            return () if provider.configured.free else (f"{provider.configured.kind}/{name}",)
+        if self._having(model):
+            return ()
+        return tuple(
+            f"{provider.configured.kind}/{model}"
+            for provider in self._providers.values()
+            if not provider.allowed and not provider.configured.free
+        )
+
+    def unpriced(self, provider: str) -> list[str]:
+        """The models of the vendor's list whose price nobody has asked for, as ``kind/model``."""
+        found = self._providers[provider]
+        if found.configured.free:
+            return []
+        names = found.allowed or found.listed
+        return [f"{found.configured.kind}/{n}" for n in names if not self._priced(found, n)]
+
     def models(self, shown: Callable[[str], bool]) -> Iterator[model_service_pb2.Model]:
         """The known models whose id ``shown`` lets through, by id."""
         for provider in self._providers.values():
@@ -164,16 +193,7 @@ class Catalog:
         return self._deployment(provider, name)
 
     def _bare(self, model: str) -> Deployment:
-        """Whoever says that it has the model counts; the price table only when nobody does."""
-        having = [
-            provider
-            for provider in self._providers.values()
-            if model in (provider.allowed or provider.listed)
-        ] or [
-            provider
-            for provider in self._providers.values()
-            if not provider.allowed and self._priced(provider, model)
-        ]
+        having = self._having(model)
         if not having:
             _not_found(
                 f"No configured provider has a model {model!r}; GET /v1/models lists what can be "
@@ -183,6 +203,18 @@ class Catalog:
             ids = ", ".join(f"{p.configured.name}/{model}" for p in having[:_SHOWN_MAX])
             _not_found(f"The name {model!r} is ambiguous; say which: {ids}.")
         return self._deployment(having[0], model)
+
+    def _having(self, model: str) -> list[_Provider]:
+        """Whoever says that it has the model counts; the price table only when nobody does."""
+        return [
+            provider
+            for provider in self._providers.values()
+            if model in (provider.allowed or provider.listed)
+        ] or [
+            provider
+            for provider in self._providers.values()
+            if not provider.allowed and self._priced(provider, model)
+        ]
 
     def _deployment(self, provider: _Provider, name: str) -> Deployment:
         configured = provider.configured

@@ -1,0 +1,298 @@
+"""One chat call, from its first payload to its last: authorised, planned, admitted, attempted.
+
+Attempts follow one another until one has shown the caller something, or nothing more may be tried.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
+
+from google.protobuf.message import DecodeError
+
+from onegate.auth.v1 import grant_pb2
+from onegate.common.v1 import error_pb2
+from onegate.router.v1 import chat_pb2
+from onegate.usage.v1 import price_pb2
+from runtime.calls import ServerCall
+from runtime.clock import uuid7
+from runtime.errors import GatewayError
+from services.router import bounds
+from services.router.admission import CallFacts, refusal
+from services.router.catalog import Deployment
+from services.router.exchange import Line, Prepared, ProviderCall
+from services.router.parts import Parts
+from services.router.planning import Excluded, Plan, make_plan
+from services.router.providers.base import Exchange
+from services.router.retries import Step, pause_s, step_after
+from services.router.settlement import Attempt, Caller
+
+_REFUSALS: Final = 300
+_UNAUTHORIZED: Final = 401
+_PRICES_RETRY_MS: Final = 1000
+_BEARER: Final = "bearer "
+_LOG = logging.getLogger(__name__)
+
+
+def bearer_of(metadata: Mapping[str, str]) -> str:
+    """The caller's key. Raises INVALID_API_KEY when there is none."""
+    authorization = metadata.get("authorization", "")
+    if authorization[: len(_BEARER)].lower() != _BEARER:
+        raise GatewayError(
+            error_pb2.ERROR_REASON_INVALID_API_KEY,
+            "No API key came with the call: send it as `Authorization: Bearer sk-og-…`.",
+        )
+    return authorization[len(_BEARER) :].strip()
+
+
+class ChatCall:
+    """One call being served."""
+
+    _caller: Caller
+    _line: Line
+
+    def __init__(self, parts: Parts, call: ServerCall) -> None:
+        self._parts = parts
+        self._call = call
+        self._request = _decoded(call.request)
+        self._typed: chat_pb2.ChatRequest | None = None
+        self._sheets: dict[str, price_pb2.PriceSheet | None] = {}
+        self._excluded: list[Excluded] = []
+
+    async def run(self) -> None:
+        """Serves the call. Raises how it failed, with every attempt and exclusion."""
+        parts, request = self._parts, self._request
+        if not parts.prices.ready:
+            raise GatewayError(
+                error_pb2.ERROR_REASON_STORE_UNAVAILABLE,
+                "The router has not heard any prices yet; try again in a moment.",
+                retry_after_ms=_PRICES_RETRY_MS,
+            )
+        key = bearer_of(self._call.metadata)
+        grant = parts.grants.lookup(key) or await parts.grants.get(key)
+        now_unix_s, now_s = parts.clock.now().timestamp(), parts.clock.monotonic()
+        request_id = request.context.request_id or uuid7(int(now_unix_s * 1000), parts.entropy)
+        self._caller = Caller(grant, request, request_id)
+        await self._learn_prices()
+        plan = self._plan(grant, now_unix_s, now_s)
+        if not plan.candidates:
+            raise plan.refusal()
+        self._excluded.extend(plan.excluded)
+        ticket = parts.limits.admit(
+            grant, plan.candidates[0].id, partial(bounds.tokens_guess, request), now_s
+        )
+        parts.retries.earn(now_s)
+        limit_s = parts.settings.call_timeout_s
+        deadline_s = now_s + min(self._call.timeout_s or limit_s, limit_s)
+        with parts.watchdog.watch(deadline_s) as watch:
+            self._line = Line(self._call, watch, deadline_s, ticket)
+            try:
+                await self._attempt_all(plan)
+            finally:
+                ticket.close(self._line.tokens_used, parts.clock.monotonic())
+
+    async def _learn_prices(self) -> None:
+        """Asks usage for prices that were never needed before: of dated names, and of new ones."""
+        prices, catalog = self._parts.prices, self._parts.catalog
+        for model in (self._request.model, *self._request.routing.fallback_models):
+            for name in catalog.price_names(model):
+                if prices.find(name) is None:
+                    await prices.get(name)
+
+    def _plan(self, grant: grant_pb2.Grant, now_unix_s: float, now_s: float) -> Plan:
+        request, context = self._request, self._request.context
+        routing = request.routing if request.HasField("routing") else None
+        cost_max = context.cost_max_nano_usd if context.HasField("cost_max_nano_usd") else None
+
+        def judge(deployment: Deployment) -> GatewayError | None:
+            sheet = self._pin(deployment)
+            facts = CallFacts(
+                model=deployment.id,
+                priced=deployment.free or sheet is not None,
+                client_address=context.client_address,
+                cost_max_nano_usd=cost_max,
+                cost_bound=partial(self._cost_bound, deployment),
+            )
+            return refusal(grant, facts, now_unix_s) or self._ill(deployment, now_s)
+
+        models = [request.model, *routing.fallback_models] if routing else [request.model]
+        return make_plan(models, routing, self._parts.catalog.resolve, judge)
+
+    def _pin(self, deployment: Deployment) -> price_pb2.PriceSheet | None:
+        """The price of this call, whatever changes from here on."""
+        sheet = None if deployment.free else self._parts.prices.find(deployment.price_name)
+        self._sheets[deployment.id] = sheet
+        return sheet
+
+    def _cost_bound(self, deployment: Deployment) -> int | None:
+        sheet = self._sheets[deployment.id]
+        return bounds.cost_bound(self._request, sheet, deployment.output_tokens_max)
+
+    def _ill(self, deployment: Deployment, now_s: float) -> GatewayError | None:
+        """Why the deployment cannot be asked at this moment."""
+        health = self._parts.health
+        cooling_s = health.cooling_s(deployment.id, now_s)
+        if cooling_s > 0:
+            return GatewayError(
+                error_pb2.ERROR_REASON_UPSTREAM_RATE_LIMITED,
+                f"{deployment.id} is rate limited by its provider for another {cooling_s:.1f} s.",
+                retry_after_ms=int(cooling_s * 1000) + 1,
+            )
+        names = (deployment.provider, deployment.id)
+        if any(health.quarantined(name, now_s) for name in names):
+            return GatewayError(
+                error_pb2.ERROR_REASON_UPSTREAM_AUTH,
+                f"{deployment.provider} refuses the gateway's credential for {deployment.model}; "
+                "the operator must check the provider's key and what it may do.",
+            )
+        return None
+
+    async def _attempt_all(self, plan: Plan) -> None:
+        """Tries the candidates in turn, then again those that may be asked again."""
+        waiting, again = list(plan.candidates), list[Deployment]()
+        failure: GatewayError | None = None
+        retry = 0
+        while waiting or again:
+            if not waiting:
+                retry += 1
+                if not await self._pause(retry):
+                    break
+                waiting.append(again.pop(0))
+            deployment = waiting.pop(0)
+            if failure is not None and self._is_out(deployment):
+                continue
+            prepared = await self._prepare(deployment)
+            if isinstance(prepared, GatewayError):
+                failure = failure or prepared
+                continue
+            try:
+                await ProviderCall(self._parts, self._line, prepared).run()
+                return
+            except GatewayError as error:
+                failure = error
+            step = self._learn(deployment, failure)
+            if step is Step.AGAIN:
+                again.append(deployment)
+            elif step is Step.STOP:
+                break
+        raise self._told(failure or plan.refusal())
+
+    async def _pause(self, retry: int) -> bool:
+        """Waits before a retry; false when none may be made."""
+        parts, line = self._parts, self._line
+        delay_s = pause_s(retry, parts.entropy)
+        now_s = parts.clock.monotonic()
+        if now_s + delay_s >= line.deadline_s or not parts.retries.spend(now_s):
+            return False
+        line.watch.deadline_s = line.deadline_s
+        await parts.clock.sleep(delay_s)
+        return True
+
+    def _is_out(self, deployment: Deployment) -> bool:
+        """Whether what happened since the plan was made excludes the deployment."""
+        why = self._ill(deployment, self._parts.clock.monotonic()) or self._too_dear(deployment)
+        if why is not None:
+            self._excluded.append(Excluded(model=deployment.id, why=why))
+        return why is not None
+
+    def _too_dear(self, deployment: Deployment) -> GatewayError | None:
+        """Whether another attempt could cost more than earlier ones have left of the bound."""
+        context, spent = self._request.context, self._line.cost_nano_usd
+        if not context.HasField("cost_max_nano_usd") or not spent:
+            return None
+        bound = self._cost_bound(deployment)
+        if bound is not None and bound + spent <= context.cost_max_nano_usd:
+            return None
+        return GatewayError(
+            error_pb2.ERROR_REASON_INVALID_REQUEST,
+            "Another attempt could cost more than x-onegate-max-cost leaves.",
+            param="x-onegate-max-cost",
+        )
+
+    async def _prepare(self, deployment: Deployment) -> Prepared | GatewayError:
+        """The attempt, ready to be sent; or why the wire cannot say what the request asks."""
+        provider = self._parts.providers[deployment.provider]
+        attempt = Attempt(self._caller, deployment, self._sheets[deployment.id])
+        request, wire = self._request, provider.wire
+        native = request.HasField("native")
+        try:
+            if native and not (wire.native and wire.dialect == request.native.dialect):
+                request, native = await self._typed_form(), False
+            exchange = Exchange(
+                request=request, model=deployment.model, cost=attempt.cost, native=native
+            )
+            return Prepared(
+                attempt=attempt,
+                provider=provider,
+                exchange=exchange,
+                outgoing=wire.request(exchange),
+            )
+        except GatewayError as why:
+            self._excluded.append(Excluded(model=deployment.id, why=why))
+            return why
+
+    async def _typed_form(self) -> chat_pb2.ChatRequest:
+        """The request in no dialect; asked for once."""
+        if self._typed is not None:
+            return self._typed
+        parts, line = self._parts, self._line
+        line.allow(parts.settings.first_byte_timeout_s, parts.clock.monotonic())
+        try:
+            await line.send([chat_pb2.ChatEvent(typed_required=chat_pb2.TypedRequired())])
+            typed = _decoded(await self._call.receive())
+        except asyncio.CancelledError:
+            if not line.watch.caught():
+                raise
+            raise GatewayError(
+                error_pb2.ERROR_REASON_REQUEST_TIMEOUT, "The typed form of the request never came."
+            ) from None
+        if typed.HasField("native"):
+            raise GatewayError(
+                error_pb2.ERROR_REASON_INVALID_REQUEST,
+                "The call was asked for its typed form and came in its own again.",
+            )
+        self._typed = typed
+        return typed
+
+    def _learn(self, deployment: Deployment, failure: GatewayError) -> Step:
+        """What a failure says of its deployment, and what may follow."""
+        parts, line = self._parts, self._line
+        now_s = parts.clock.monotonic()
+        if failure.reason == error_pb2.ERROR_REASON_UPSTREAM_AUTH:
+            self._quarantine(deployment, failure.upstream_status, now_s)
+        if failure.retry_after_ms and failure.upstream_status >= _REFUSALS:
+            parts.health.cool_down(deployment.id, failure.retry_after_ms / 1000, now_s)
+        if line.shown or len(line.attempts) >= parts.settings.attempts_max:
+            return Step.STOP
+        step = step_after(failure)
+        unreachable = failure.reason == error_pb2.ERROR_REASON_UPSTREAM_UNREACHABLE
+        quickly_ms = parts.settings.connect_timeout_s * 1000 / 4
+        if unreachable and line.attempts[-1].duration_ms > quickly_ms:
+            return Step.ELSEWHERE  # who lets the connection hang once will not answer in time
+        return step
+
+    def _quarantine(self, deployment: Deployment, status: int, now_s: float) -> None:
+        """401 speaks of the credential; anything else of what it may do with this model."""
+        name = deployment.provider if status == _UNAUTHORIZED else deployment.id
+        if self._parts.health.quarantine(name, now_s):
+            _LOG.error(
+                "%s refused the gateway's credential (status %d): it rests until it works again;"
+                " check the provider's key",
+                name,
+                status,
+            )
+
+    def _told(self, failure: GatewayError) -> GatewayError:
+        failure.attempts = self._line.attempts
+        failure.excluded = [out.to_proto() for out in self._excluded]
+        return failure
+
+
+def _decoded(payload: bytes) -> chat_pb2.ChatRequest:
+    try:
+        return chat_pb2.ChatRequest.FromString(payload)
+    except DecodeError:
+        raise GatewayError(
+            error_pb2.ERROR_REASON_INVALID_REQUEST, "The payload is not a ChatRequest."
+        ) from None

@@ -1,0 +1,86 @@
+"""Providers as the operator configured them, made ready to be called: wire, place, credential."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from runtime.config import ProviderSettings
+from runtime.errors import GatewayError
+from runtime.rules import ConfigError, Problem
+from runtime.secrets import Secret
+from services.router import demo
+from services.router.catalog import ConfiguredProvider
+from services.router.egress import origin_of
+from services.router.parts import Provider
+from services.router.providers.base import Wire
+from services.router.upstream import target_of
+
+DEMO: Final = ProviderSettings(name=demo.NAME, kind=demo.NAME, models=(demo.MODEL,), free=True)
+"""What is configured when nothing is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configured:
+    """Every provider, for the catalogue and for calls."""
+
+    known: tuple[ConfiguredProvider, ...]
+    callable: Mapping[str, Provider]
+
+
+def with_demo(providers: Sequence[ProviderSettings]) -> tuple[ProviderSettings, ...]:
+    """The demo provider alone when there is no other; a configured one is free in any case."""
+    return tuple(
+        replace(provider, free=True, models=provider.models or DEMO.models)
+        if provider.kind == demo.NAME
+        else provider
+        for provider in providers
+    ) or (DEMO,)
+
+
+def configure(
+    providers: Sequence[ProviderSettings],
+    wires: Mapping[str, Wire],
+    secret_of: Callable[[ProviderSettings], Secret | None],
+    demo_url: str,
+) -> Configured:
+    """Makes providers ready.
+
+    Args:
+        providers: from the settings, after :func:`with_demo`.
+        wires: by kind.
+        secret_of: reads a provider's credential; may raise ``ConfigError``.
+        demo_url: where the demo listens.
+
+    Raises ``ConfigError`` when a base URL or a credential cannot be used.
+    """
+    callable_: dict[str, Provider] = {}
+    for provider in providers:
+        try:
+            callable_[provider.name] = _ready(provider, wires[provider.kind], secret_of, demo_url)
+        except GatewayError as error:
+            where = f'provider "{provider.name}"'
+            raise ConfigError([Problem(where=where, message=error.message)]) from None
+    known = tuple(
+        ConfiguredProvider(
+            name=provider.name, kind=provider.kind, models=provider.models, free=provider.free
+        )
+        for provider in providers
+    )
+    return Configured(known=known, callable=callable_)
+
+
+def _ready(
+    provider: ProviderSettings,
+    wire: Wire,
+    secret_of: Callable[[ProviderSettings], Secret | None],
+    demo_url: str,
+) -> Provider:
+    """One provider. Only an address that the operator wrote, or one of the wire's own that is
+    meant for this machine, may be private.
+    """
+    base_url = provider.base_url or (demo_url if provider.kind == demo.NAME else wire.base_url)
+    private = bool(provider.base_url) or base_url.startswith("http://")
+    origin = origin_of(base_url, private_allowed=private)
+    secret = secret_of(provider)
+    credential = wire.authorize(secret.reveal() if secret else "")
+    return Provider(name=provider.name, wire=wire, target=target_of(origin, credential))

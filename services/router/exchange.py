@@ -1,0 +1,276 @@
+"""One provider call: journalled, sent, passed on as it comes, settled exactly once.
+
+Settling never waits, so that no way of ending the task, a caller's cancel or the process's own
+shutdown included, can lose what was consumed.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Final
+
+from onegate.common.v1 import error_pb2
+from onegate.router.v1 import chat_pb2, chat_service_pb2
+from runtime import refusals
+from runtime.calls import ServerCall
+from runtime.clock import uuid7
+from runtime.errors import GatewayError
+from runtime.sse import SseParser
+from services.router.limits import Ticket
+from services.router.parts import Parts, Provider
+from services.router.providers.base import Exchange, Stream, UpstreamRequest
+from services.router.settlement import (
+    PROGRESS_BYTES,
+    PROGRESS_S,
+    Attempt,
+    NoProgress,
+    Progress,
+)
+from services.router.upstream import UpstreamResponse
+from services.router.watchdog import Watch
+
+HELD_EVENTS_MAX: Final = 256
+"""How many events are held back in the hope of another deployment before content has come."""
+ERROR_BODY_BYTES_MAX: Final = 64 * 1024
+"""How much of a provider's error is read."""
+
+_REFUSALS: Final = 300
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Line:
+    """What the attempts of one call share: the caller, its deadline, and how far it got."""
+
+    call: ServerCall
+    watch: Watch
+    deadline_s: float
+    ticket: Ticket
+    attempts: list[error_pb2.AttemptSummary] = field(default_factory=list)
+    shown: bool = False
+    """The caller has seen a piece of an answer: no other attempt can follow."""
+    tokens_used: int = 0
+    cost_nano_usd: int = 0
+    sending: bool = False
+
+    def allow(self, seconds: float, now_s: float) -> None:
+        """The next wait may last so long, within the call's own deadline."""
+        self.watch.deadline_s = min(now_s + seconds, self.deadline_s)
+
+    async def send(self, events: list[chat_pb2.ChatEvent]) -> None:
+        """Events that were ready together, as one message."""
+        self.sending = True
+        await self.call.send(chat_service_pb2.ChatResponse(events=events).SerializeToString())
+        self.sending = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """An attempt that can be sent."""
+
+    attempt: Attempt
+    provider: Provider
+    exchange: Exchange
+    outgoing: UpstreamRequest
+
+
+class ProviderCall:
+    """One attempt under way."""
+
+    def __init__(self, parts: Parts, line: Line, prepared: Prepared) -> None:
+        self._parts = parts
+        self._line = line
+        self._attempt = prepared.attempt
+        self._provider = prepared.provider
+        self._exchange = prepared.exchange
+        self._outgoing = prepared.outgoing
+        self._progress: Progress = NoProgress()
+
+    async def run(self) -> None:
+        """Makes the call and passes the answer on. Raises how it failed, once it is settled.
+
+        Raises JOURNAL_FULL when nothing may be sent.
+        """
+        parts, line, attempt = self._parts, self._line, self._attempt
+        now_unix_s, now_s = parts.clock.now().timestamp(), parts.clock.monotonic()
+        attempt_id = uuid7(int(now_unix_s * 1000), parts.entropy)
+        attempt.begin(attempt_id, len(line.attempts) + 1, now_unix_s, now_s)
+        parts.journal.dispatched(attempt.record)
+        settings = parts.settings
+        stream = self._exchange.request.stream
+        line.allow(settings.first_byte_timeout_s if stream else settings.answer_timeout_s, now_s)
+        response: UpstreamResponse | None = None
+        try:
+            response = await parts.upstream.open(self._provider.target, self._outgoing)
+            await self._receive(response)
+        except BaseException as error:
+            failure = self._meaning(error)
+            self._failed(failure)
+            if failure is None or not isinstance(error, asyncio.CancelledError):
+                raise
+            raise failure from None
+        finally:
+            if response is not None:
+                response.close()
+
+    async def _receive(self, response: UpstreamResponse) -> None:
+        attempt, wire = self._attempt, self._provider.wire
+        attempt.first_byte(response.status, self._parts.clock.monotonic())
+        if response.status >= _REFUSALS:
+            body = await response.start(ERROR_BODY_BYTES_MAX)
+            raise wire.error(response.status, response.headers, body)
+        if self._exchange.request.stream:
+            stream = wire.stream(self._exchange)
+            self._progress = stream
+            await self._pass_on(response, stream)
+        else:
+            body = await response.read(self._parts.settings.answer_bytes_max)
+            answer = wire.response(self._exchange, body)
+            response.finish()
+            now_s = self._parts.clock.monotonic()
+            attempt.first_token(now_s)
+            self._completed(answer, now_s)
+            self._line.allow(self._parts.settings.stall_timeout_s, now_s)
+            await self._line.send([self._served(), answer.event, self._metered()])
+
+    async def _pass_on(self, response: UpstreamResponse, stream: Stream) -> None:
+        """Passes on what comes, as it comes; all that one read yields goes in one message.
+
+        Nothing is shown before the first piece of content, so that until then another deployment
+        can take over unseen.
+        """
+        clock, line = self._parts.clock, self._line
+        stall_s = self._parts.settings.stall_timeout_s
+        parser, notes = SseParser(), _Notes(self._parts, self._attempt, clock.monotonic())
+        held: list[chat_pb2.ChatEvent] = []
+        done = False
+        while not done:
+            line.allow(stall_s, clock.monotonic())
+            data = await response.chunk()
+            events = stream.feed(parser.feed(data) if data else parser.end())
+            if not (data or stream.done):
+                events += stream.end()
+            done = stream.done or not data
+            now_s = clock.monotonic()
+            if not line.shown:
+                held += events
+                if not (stream.started or done or len(held) > HELD_EVENTS_MAX):
+                    continue
+                self._attempt.first_token(now_s)
+                events = [self._served(), *held]
+                line.shown = True
+            if done:
+                response.finish()
+                self._completed(stream, now_s)
+                events.append(self._metered())
+            else:
+                notes.take(stream, now_s)
+            if events:
+                line.allow(stall_s, now_s)
+                await line.send(events)
+
+    def _served(self) -> chat_pb2.ChatEvent:
+        line, attempt = self._line, self._attempt
+        return chat_pb2.ChatEvent(
+            served=chat_pb2.Served(
+                model=attempt.deployment.id,
+                attempts=len(line.attempts) + 1,
+                upstream_us=int(attempt.first_byte_s * 1_000_000),
+                requests=line.ticket.requests,
+                tokens=line.ticket.tokens,
+            )
+        )
+
+    def _metered(self) -> chat_pb2.ChatEvent:
+        record = self._attempt.record
+        return chat_pb2.ChatEvent(
+            metered=chat_pb2.Metered(tokens=record.tokens, cost_nano_usd=record.cost_nano_usd)
+        )
+
+    def _meaning(self, error: BaseException) -> GatewayError | None:
+        """What ended the attempt; ``None`` when the caller left."""
+        if isinstance(error, GatewayError):
+            return error
+        if not isinstance(error, asyncio.CancelledError | GeneratorExit):
+            return refusals.internal()
+        if not self._line.watch.caught():
+            return None
+        if self._line.sending:
+            return GatewayError(
+                error_pb2.ERROR_REASON_CANCELLED, "The caller stopped reading; the call was ended."
+            )
+        if self._parts.clock.monotonic() >= self._line.deadline_s:
+            return refusals.expired()
+        return GatewayError(
+            error_pb2.ERROR_REASON_UPSTREAM_TIMEOUT,
+            "The provider stalled in mid-answer."
+            if self._progress.output_bytes
+            else "The provider did not begin to answer in time.",
+        )
+
+    def _completed(self, progress: Progress, now_s: float) -> None:
+        attempt = self._attempt
+        attempt.complete(progress, now_s)
+        self._settle()
+        self._parts.health.restore(attempt.deployment.provider, attempt.deployment.id)
+        self._line.shown = True
+
+    def _failed(self, failure: GatewayError | None) -> None:
+        """Settles, unless the attempt was complete and only its caller is not."""
+        line, attempt = self._line, self._attempt
+        now_s = self._parts.clock.monotonic()
+        if failure is not None:
+            line.attempts.append(
+                error_pb2.AttemptSummary(
+                    model=attempt.deployment.id,
+                    reason=failure.reason,
+                    upstream_status=failure.upstream_status,
+                    duration_ms=attempt.duration_ms(now_s),
+                )
+            )
+        if attempt.finished:
+            return
+        if failure is None or failure.reason == error_pb2.ERROR_REASON_CANCELLED:
+            attempt.abandon(self._progress, now_s)
+        else:
+            attempt.fail(failure, self._progress, now_s)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Hands the figures to journal and ledger, before anybody is told that it is over."""
+        parts, line, record = self._parts, self._line, self._attempt.record
+        parts.shipper.post(record)
+        line.tokens_used += record.tokens.input_tokens + record.tokens.output_tokens
+        line.cost_nano_usd += record.cost_nano_usd
+        parts.meters.attempt(record)
+        if self._attempt.overran():
+            parts.meters.overrun()
+            _LOG.warning(
+                "%s reported more tokens than the call can have: attempt %s, %d in, %d out",
+                record.model,
+                record.attempt_id,
+                record.tokens.input_tokens,
+                record.tokens.output_tokens,
+            )
+
+
+class _Notes:
+    """Tells the journal now and then how far a stream got."""
+
+    __slots__ = ("_attempt", "_bytes", "_journal", "_next_s")
+
+    def __init__(self, parts: Parts, attempt: Attempt, now_s: float) -> None:
+        self._journal = parts.journal
+        self._attempt = attempt
+        self._bytes = PROGRESS_BYTES
+        self._next_s = now_s + PROGRESS_S
+
+    def take(self, stream: Stream, now_s: float) -> None:
+        """Writes a note when one is due."""
+        if stream.output_bytes < self._bytes and now_s < self._next_s:
+            return
+        self._bytes = stream.output_bytes + PROGRESS_BYTES
+        self._next_s = now_s + PROGRESS_S
+        attempt = self._attempt
+        tokens = attempt.so_far(stream)
+        self._journal.progress(attempt.record.attempt_id, tokens, attempt.cost(tokens))

@@ -1,0 +1,103 @@
+"""What a call is served with: one value that holds every long-lived part of the router."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from onegate.auth.v1 import grant_pb2
+from onegate.common.v1 import token_usage_pb2
+from onegate.usage.v1 import price_pb2, usage_record_pb2
+from runtime.clock import Clock, Entropy
+from runtime.config import RouterSettings
+from services.router.catalog import Catalog
+from services.router.health import Health, RetryBudget
+from services.router.limits import Limits
+from services.router.meters import Meters
+from services.router.providers.base import Wire
+from services.router.upstream import Target, Upstream
+from services.router.watchdog import Watchdog
+
+
+class Grants(Protocol):
+    """Who a key is. ``runtime/grants.py``."""
+
+    def lookup(self, key: str) -> grant_pb2.Grant | None:
+        """The grant, when it is known and good now."""
+        ...
+
+    async def get(self, key: str) -> grant_pb2.Grant:
+        """The grant. Raises INVALID_API_KEY, KEY_EXPIRED, AUTH_UNAVAILABLE."""
+        ...
+
+
+class Prices(Protocol):
+    """What a model costs. ``services/router/pricebook.py``."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether the prices have been heard since the start."""
+        ...
+
+    def find(self, model: str) -> price_pb2.PriceSheet | None:
+        """The sheet in force for ``kind/model``; ``None`` when no price is known here."""
+        ...
+
+    async def get(self, model: str) -> price_pb2.PriceSheet | None:
+        """The same, asked for where it must be. Raises BUDGET_UNAVAILABLE, OVERLOADED."""
+        ...
+
+    async def learn(self, models: Iterable[str]) -> None:
+        """Asks for all of them that are not known here."""
+        ...
+
+
+class Journal(Protocol):
+    """What must survive this process. ``services/router/journal.py``."""
+
+    def dispatched(self, record: usage_record_pb2.UsageRecord) -> None:
+        """An attempt is about to be sent. Raises JOURNAL_FULL."""
+        ...
+
+    def progress(
+        self, attempt_id: str, tokens: token_usage_pb2.TokenUsage, cost_nano_usd: int = 0
+    ) -> None:
+        """How far it got."""
+        ...
+
+
+class Shipper(Protocol):
+    """Where final records go. ``services/router/shipper.py``."""
+
+    def post(self, record: usage_record_pb2.UsageRecord) -> None:
+        """Writes the final to the journal and sends it on later."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provider:
+    """A configured provider, ready to be called."""
+
+    name: str
+    wire: Wire
+    target: Target
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Everything."""
+
+    settings: RouterSettings
+    clock: Clock
+    entropy: Entropy
+    grants: Grants
+    prices: Prices
+    catalog: Catalog
+    providers: Mapping[str, Provider]
+    limits: Limits
+    health: Health
+    retries: RetryBudget
+    watchdog: Watchdog
+    upstream: Upstream
+    journal: Journal
+    shipper: Shipper
+    meters: Meters

@@ -1,0 +1,170 @@
+"""The router's process: everything put together, started, drained and stopped."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Final
+
+from onegate.router.v1 import model_service_pb2_grpc
+from runtime.clock import Clock, Entropy, SystemClock, SystemEntropy
+from runtime.config import ProviderSettings, Settings, environment
+from runtime.credentials import credential
+from runtime.grants import GrantClient
+from runtime.metrics import Metrics, serve_metrics
+from runtime.rpc import RpcServer, channel
+from services.router import demo
+from services.router.catalog import Catalog
+from services.router.configured import Configured, configure, with_demo
+from services.router.discovery import Discovery
+from services.router.execution import ChatExecution
+from services.router.health import Health, RetryBudget
+from services.router.journal import Journal
+from services.router.limits import Limits
+from services.router.meters import Meters
+from services.router.model_service import ModelService
+from services.router.parts import Parts
+from services.router.pricebook import PriceBook
+from services.router.providers import PROVIDERS
+from services.router.shipper import Shipper
+from services.router.upstream import Upstream
+from services.router.watchdog import Watchdog
+
+CHAT_METHOD: Final = "/onegate.router.v1.ChatService/Chat"
+"""The method of a chat call, over the relay and as a plain RPC."""
+READY_CHECK_S: Final = 0.02
+"""How often a starting router looks whether it has heard from its peers."""
+
+_LOG = logging.getLogger(__name__)
+
+
+async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+    """Serves until ``stop`` is set; calls ``ready`` once auth and usage have been heard.
+
+    Then drains: takes no more calls, lets those under way finish for ``drain_timeout_s``, ends the
+    rest with DRAINING, and hands over what the journal holds. Raises ``ConfigError`` for a provider
+    that cannot be used, ``JournalUnusableError``, ``OSError`` for an address that is taken.
+    """
+    async with AsyncExitStack() as stack:
+        router = await _Router.assemble(settings, stack)
+        if not await _heard(router, stop):
+            return
+        _keep_discovering(router.parts, stack)
+        router.rpc.set_serving(True)
+        ready()
+        await stop.wait()
+        router.rpc.set_serving(False)
+        await router.rpc.stop(settings.router.drain_timeout_s)
+
+
+class _Router:
+    """The long-lived parts, as far as starting and stopping needs them."""
+
+    def __init__(
+        self, grants: GrantClient, prices: PriceBook, parts: Parts, rpc: RpcServer
+    ) -> None:
+        self.grants = grants
+        self.prices = prices
+        self.parts = parts
+        self.rpc = rpc
+
+    @classmethod
+    async def assemble(cls, settings: Settings, stack: AsyncExitStack) -> "_Router":
+        """Opens and starts everything; ``stack`` closes it in the opposite order."""
+        clock, entropy, own = SystemClock(), SystemEntropy(), settings.router
+        metrics = Metrics("router")
+        if settings.telemetry.metrics_address:
+            page = await serve_metrics(settings.telemetry.metrics_address, metrics)
+            stack.push_async_callback(page.close)
+        journal = Journal.open(own.journal_dir, own.journal_bytes_max)
+        stack.callback(journal.close)
+        auth, usage = channel(own.auth, settings.rpc), channel(own.usage, settings.rpc)
+        stack.push_async_callback(auth.close)
+        stack.push_async_callback(usage.close)
+        grants = GrantClient(auth, clock, settings.rpc.revocation_grace_s, own.name)
+        prices = PriceBook(usage, clock, own.name)
+        shipper = Shipper(journal, usage, clock)
+        for part in (grants, prices, shipper):
+            part.start()
+            stack.push_async_callback(part.close)
+        upstream = Upstream(clock, connect_timeout_s=own.connect_timeout_s)
+        stack.callback(upstream.close)
+        configured = await _configured(settings.providers, stack, clock, entropy)
+        catalog = Catalog(configured.known, prices)
+        parts = Parts(
+            settings=own,
+            clock=clock,
+            entropy=entropy,
+            grants=grants,
+            prices=prices,
+            catalog=catalog,
+            providers=configured.callable,
+            limits=Limits(),
+            health=Health(),
+            retries=RetryBudget(own.retry_budget),
+            watchdog=Watchdog(clock),
+            upstream=upstream,
+            journal=journal,
+            shipper=shipper,
+            meters=Meters(metrics),
+        )
+        return cls(grants, prices, parts, await _serve(settings, parts, stack))
+
+
+async def _configured(
+    providers: Sequence[ProviderSettings], stack: AsyncExitStack, clock: Clock, entropy: Entropy
+) -> Configured:
+    """The providers; the demo's server is started where one of them is the demo."""
+    wanted = with_demo(providers)
+    demo_url = ""
+    if any(provider.kind == demo.NAME for provider in wanted):
+        server = demo.DemoServer(clock, entropy)
+        demo_url = await server.start()
+        stack.push_async_callback(server.close)
+    if not providers:
+        _LOG.warning("no provider is configured: the built-in demo answers, as demo/echo only")
+    return configure(wanted, PROVIDERS, partial(credential, environ=environment()), demo_url)
+
+
+def _keep_discovering(parts: Parts, stack: AsyncExitStack) -> None:
+    discovery = Discovery(parts.providers, parts.catalog, parts.prices, parts.upstream, parts.clock)
+    task = asyncio.create_task(discovery.run(parts.settings.discovery_interval_s))
+    task.add_done_callback(_report)
+    stack.push_async_callback(_cancelled, task)
+
+
+async def _serve(settings: Settings, parts: Parts, stack: AsyncExitStack) -> RpcServer:
+    rpc = RpcServer(settings.rpc, settings.router.name)
+    rpc.set_serving(False)
+    rpc.add_calls({CHAT_METHOD: ChatExecution(parts).chat})
+    rpc.add(
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server,
+        ModelService(parts.catalog, parts.grants, parts.clock),
+    )
+    await rpc.start(settings.router.listen)
+    stack.push_async_callback(rpc.stop, 0.0)
+    return rpc
+
+
+async def _heard(router: _Router, stop: asyncio.Event) -> bool:
+    """Waits until auth and usage have been heard; false when the process is to stop before."""
+    while not (router.grants.ready and router.prices.ready):
+        try:
+            async with asyncio.timeout(READY_CHECK_S):
+                await stop.wait()
+            return False
+        except TimeoutError:
+            continue
+    return True
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _report(task: asyncio.Task[None]) -> None:
+    """Discovery never ends by itself: if it does, that is a defect worth a line."""
+    if not task.cancelled() and task.exception() is not None:
+        _LOG.error("discovery stopped; the models known stay", exc_info=task.exception())
