@@ -20,10 +20,13 @@ def of_answer(answer: chat_pb2.ChatAnswer, index: int = 0) -> dict[str, Any]:
 
 
 def of_events(events: Iterable[chat_pb2.ChatEvent], index: int = 0) -> dict[str, Any]:
-    """One choice of a streamed answer, put together as a client would."""
+    """One choice of a streamed answer, put together as a client would who looks at the first choice
+    of a chunk alone.
+    """
     seen = _empty()
     calls: dict[int, dict[str, Any]] = {}
     for event in events:
+        assert len(event.delta.choices) <= 1
         for choice in event.delta.choices:
             if choice.index != index:
                 continue

@@ -70,8 +70,9 @@ def test_several_answers_come_side_by_side() -> None:
         ],
         "usageMetadata": USAGE,
     }
-    (delta,) = feed(decoder, first)
-    assert [choice.index for choice in delta.choices] == [0, 0, 0, 1, 1]
+    deltas = feed(decoder, first)
+    assert [delta.choices[0].index for delta in deltas] == [0, 0, 1]
+    assert [delta.choices[0].starts for delta in deltas] == [True, False, True]
     assert decoder.done is False
     with pytest.raises(GatewayError):
         decoder.end()
@@ -83,7 +84,7 @@ def test_several_answers_come_side_by_side() -> None:
 
 def test_calls_media_and_own_parts_come_as_they_are_made() -> None:
     decoder = stream()
-    (delta,) = feed(
+    deltas = feed(
         decoder,
         piece(
             {"functionCall": {"name": "f", "args": {"n": 1}}, "thoughtSignature": "AAE="},
@@ -96,7 +97,7 @@ def test_calls_media_and_own_parts_come_as_they_are_made() -> None:
             responseId="r",
         ),
     )
-    made = list(delta.choices)[1:]
+    made = [delta.choices[0] for delta in deltas]
     calls = [call for choice in made for call in choice.tool_calls]
     assert [(c.index, c.id, c.name, c.arguments, c.thought_signature) for c in calls] == [
         (0, "gemini-r-0", "f", '{"n":1}', b"\x00\x01"),
@@ -106,7 +107,7 @@ def test_calls_media_and_own_parts_come_as_they_are_made() -> None:
     assert (made[3].audio.id, made[3].audio.data) == ("r", b"\x00\x01")
     assert json.loads(made[4].extra_json) == {"content_blocks": [{"executableCode": {"code": "1"}}]}
     assert (made[5].text, made[6].thinking.signature) == ("so", "gemini:dHg=")
-    assert len(made) == 7
+    assert [choice.part_index for choice in made] == [0, 0, 1, 2, 3, 4, 4]
 
 
 def test_a_blocked_prompt_ends_the_stream() -> None:
@@ -116,6 +117,45 @@ def test_a_blocked_prompt_ends_the_stream() -> None:
     assert delta.choices[0].finish_reason == chat_pb2.FINISH_REASON_CONTENT_FILTER
     assert (decoder.done, decoder.finish_reason, decoder.started) == (True, "SAFETY", False)
     assert delta.model == "gemini-2.5-flash"
+
+
+def test_an_answer_without_parts_still_begins() -> None:
+    (delta,) = feed(stream(), piece())
+    assert delta.choices[0].starts is True
+    (delta,) = feed(stream(), piece(reason="STOP"))
+    assert (delta.choices[0].starts, delta.choices[0].part_index) == (True, 0)
+
+
+def test_what_is_told_beside_an_answer_needs_no_piece() -> None:
+    decoder = stream()
+    feed(decoder, piece({"text": "a"}))
+    rated = {"candidates": [{"safetyRatings": [{"category": "X"}]}]}
+    (delta,) = feed(decoder, rated)
+    assert not delta.choices
+    assert json.loads(delta.extra_json)["google"]["candidates"]
+
+
+def test_log_probabilities_come_with_their_piece() -> None:
+    decoder = stream()
+    tokens = {"chosenCandidates": [{"token": "a", "logProbability": -1}]}
+    chunk = piece({"text": "a"}, {"text": "", "thoughtSignature": "dHg="})
+    chunk["candidates"][0]["logprobsResult"] = tokens
+    *_, delta = feed(decoder, chunk)
+    assert delta.choices[0].logprobs.content[0].token == "a"
+    assert delta.choices[0].finish_reason == chat_pb2.FINISH_REASON_UNSPECIFIED
+
+
+def test_a_proof_alone_belongs_to_the_part_before_it() -> None:
+    deltas = feed(
+        stream(),
+        piece({"text": "hm", "thought": True}, {"text": "so", "thoughtSignature": "dHg="}),
+    )
+    told = [delta.choices[0] for delta in deltas]
+    assert [(each.part_index, each.thinking.signature) for each in told] == [
+        (0, ""),
+        (1, ""),
+        (1, "gemini:dHg="),
+    ]
 
 
 def test_a_chunk_that_says_nothing_makes_nothing() -> None:

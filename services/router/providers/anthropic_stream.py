@@ -65,7 +65,7 @@ class AnthropicStream(StreamState):
         self._reported: Json = {}
         self._text_chars = 0
         self._tool_calls = 0
-        self._handlers: Mapping[str, Callable[[Json], chat_pb2.ChatEvent | None]] = {
+        self._handlers: Mapping[str, Callable[[Json], Sequence[chat_pb2.ChatEvent]]] = {
             "content_block_delta": self._delta,
             "content_block_start": self._block_start,
             "content_block_stop": self._block_stop,
@@ -77,18 +77,17 @@ class AnthropicStream(StreamState):
 
     def feed(self, events: Sequence[ServerSentEvent]) -> list[chat_pb2.ChatEvent]:
         """The deltas that the events hold."""
-        made = []
+        made: list[chat_pb2.ChatEvent] = []
         for event in events:
             if self.done:
                 break
             try:
                 data = _DECODER.decode(event.data)
                 handler = self._handlers.get(data["type"])
-                told = handler(data) if handler is not None else None
+                if handler is not None:
+                    made += handler(data)
             except MALFORMED as exc:
                 raise protocol_error(PROVIDER, "sent an event that is not its protocol's") from exc
-            if told is not None:
-                made.append(told)
         if self.usage is not None and self.usage.estimated:
             self.usage.output_tokens = self.output_bytes // _BYTES_PER_TOKEN + 1
         return made
@@ -99,7 +98,7 @@ class AnthropicStream(StreamState):
             raise protocol_error(PROVIDER, "ended the stream before the answer was complete")
         return []
 
-    def _message_start(self, data: Json) -> chat_pb2.ChatEvent:
+    def _message_start(self, data: Json) -> Sequence[chat_pb2.ChatEvent]:
         """The answer's name and the input's usage; a resumed turn brings its first blocks along."""
         message = data["message"]
         self.upstream_id = message["id"]
@@ -107,35 +106,34 @@ class AnthropicStream(StreamState):
         self.usage = anthropic_blocks.usage(self._reported)
         if self.usage is not None:
             self.usage.estimated = True
-        delta = chat_pb2.ChatDelta(
-            id=message["id"],
-            model=message.get("model") or self._model,
-            service_tier=answered_tier(self._reported),
-            choices=[chat_pb2.ChoiceDelta(starts=True)],
-        )
+        first = chat_pb2.ChatEvent()
+        first.delta.id = message["id"]
+        first.delta.model = message.get("model") or self._model
+        first.delta.service_tier = answered_tier(self._reported)
+        first.delta.choices.add(starts=True)
+        made = [first]
         for index, block in enumerate(message.get("content") or ()):
-            for piece in (self._start(index, block), self._stop(index)):
-                if piece is not None:
-                    delta.choices.append(piece)
-        return chat_pb2.ChatEvent(delta=delta)
+            made += self._chunk(self._start(index, block))
+            made += self._chunk(self._stop(index))
+        return made
 
-    def _block_start(self, data: Json) -> chat_pb2.ChatEvent | None:
+    def _block_start(self, data: Json) -> Sequence[chat_pb2.ChatEvent]:
         return self._chunk(self._start(data["index"], data["content_block"]))
 
-    def _block_stop(self, data: Json) -> chat_pb2.ChatEvent | None:
+    def _block_stop(self, data: Json) -> Sequence[chat_pb2.ChatEvent]:
         return self._chunk(self._stop(data["index"]))
 
-    def _delta(self, data: Json) -> chat_pb2.ChatEvent | None:
+    def _delta(self, data: Json) -> Sequence[chat_pb2.ChatEvent]:
         """More of a block."""
         index, delta = data["index"], data["delta"]
         kind = delta["type"]
         if kind == "text_delta":
             if not delta["text"]:
-                return None
+                return ()
             # Most events are these: the message is built in place, which is thrice as fast.
             event = chat_pb2.ChatEvent()
             event.delta.choices.add(text=self._said(delta["text"]), part_index=index)
-            return event
+            return (event,)
         state = self._blocks[index]
         if kind == "thinking_delta":
             return self._chunk(self._thought(index, text=delta["thinking"]))
@@ -147,9 +145,9 @@ class AnthropicStream(StreamState):
             state.citations.append(delta["citation"])
         else:
             state.block.update({key: delta[key] for key in delta if key != "type"})
-        return None
+        return ()
 
-    def _message_delta(self, data: Json) -> chat_pb2.ChatEvent | None:
+    def _message_delta(self, data: Json) -> Sequence[chat_pb2.ChatEvent]:
         """Why the answer ends, and the usage so far, which is cumulative."""
         told = data["delta"]
         for key, value in (data.get("usage") or {}).items():
@@ -158,7 +156,7 @@ class AnthropicStream(StreamState):
         self.usage = anthropic_blocks.usage(self._reported)
         reason = told.get("stop_reason") or ""
         if not reason:
-            return None
+            return ()
         self.finish_reason = reason
         event = chat_pb2.ChatEvent()
         event.delta.extra_json = extra({**data, **told})
@@ -166,14 +164,15 @@ class AnthropicStream(StreamState):
             finish_reason=FINISH_REASONS.get(reason, chat_pb2.FINISH_REASON_STOP),
             native_finish_reason=reason,
         )
-        return event
+        return (event,)
 
-    def _message_stop(self, _data: Json) -> None:
+    def _message_stop(self, _data: Json) -> Sequence[chat_pb2.ChatEvent]:
         if not self.finish_reason:
             raise protocol_error(PROVIDER, "ended the answer without saying why")
         self.done = True
+        return ()
 
-    def _error(self, data: Json) -> None:
+    def _error(self, data: Json) -> Sequence[chat_pb2.ChatEvent]:
         raise error_event(data)
 
     def _start(self, index: int, block: Json) -> chat_pb2.ChoiceDelta | None:
@@ -266,12 +265,12 @@ class AnthropicStream(StreamState):
         self.output_bytes += utf8_size(text)
 
     @staticmethod
-    def _chunk(choice: chat_pb2.ChoiceDelta | None) -> chat_pb2.ChatEvent | None:
+    def _chunk(choice: chat_pb2.ChoiceDelta | None) -> Sequence[chat_pb2.ChatEvent]:
         if choice is None:
-            return None
+            return ()
         event = chat_pb2.ChatEvent()
         event.delta.choices.append(choice)
-        return event
+        return (event,)
 
 
 def _whole(block: Json) -> str:

@@ -34,7 +34,11 @@ _LAST_WORDS: Final = frozenset({"finishReason", "groundingMetadata", "logprobsRe
 class _Candidate:
     """How far one of the answers has come."""
 
+    index: int
     finished: bool = False
+    pieces: int = 0
+    kind: str = ""
+    part_index: int = -1
     calls: int = 0
     searches: int = 0
     text: list[str] = field(default_factory=list)
@@ -54,17 +58,15 @@ class GeminiStream(StreamState):
 
     def feed(self, events: Sequence[ServerSentEvent]) -> list[chat_pb2.ChatEvent]:
         """The deltas that the events hold."""
-        made = []
+        made: list[chat_pb2.ChatEvent] = []
         reported = self._reported
         for event in events:
             if self.done:
                 break
             try:
-                told = self._event(_DECODER.decode(event.data))
+                made += self._events(_DECODER.decode(event.data))
             except MALFORMED as exc:
                 raise protocol_error(PROVIDER, "sent an event that is not its protocol's") from exc
-            if told is not None:
-                made.append(told)
         if self._reported is not reported:
             searches = sum(candidate.searches for candidate in self._candidates.values())
             self.usage = gemini_parts.usage(self._reported, searches)
@@ -78,90 +80,90 @@ class GeminiStream(StreamState):
         self.done = True
         return []
 
-    def _event(self, chunk: Json) -> chat_pb2.ChatEvent | None:
-        """One event, built in place."""
+    def _events(self, chunk: Json) -> list[chat_pb2.ChatEvent]:
+        """What one event holds, a piece at a time: callers look at the first choice alone."""
         if "error" in chunk:
             raise told_error(0, {}, chunk)
-        event = chat_pb2.ChatEvent()
-        delta = event.delta
+        made: list[chat_pb2.ChatEvent] = []
         if chunk.get("usageMetadata"):
             self._reported = chunk["usageMetadata"]
-        if not self._candidates:
+        is_first = not self._candidates
+        if is_first:
             self.upstream_id = chunk.get("responseId") or ""
-            delta.id = self.upstream_id
-            delta.model = chunk.get("modelVersion") or self._exchange.model
-            delta.service_tier = answered_tier(self._reported)
         for position, candidate in enumerate(chunk.get("candidates") or ()):
-            self._gain(delta, candidate.get("index", position), candidate)
+            self._gain(made, candidate.get("index", position), candidate)
         if blocked := (chunk.get("promptFeedback") or {}).get("blockReason"):
-            self._block(delta, blocked)
+            self._block(made, blocked)
         if beside := gemini_parts.told_beside(chunk):
-            delta.extra_json = beside
+            if not made:
+                made.append(chat_pb2.ChatEvent())
+            made[-1].delta.extra_json = beside
+        if is_first and made:
+            head = made[0].delta
+            head.id = self.upstream_id
+            head.model = chunk.get("modelVersion") or self._exchange.model
+            head.service_tier = answered_tier(self._reported)
         if "usageMetadata" in chunk:
             finished = sum(candidate.finished for candidate in self._candidates.values())
             self.done = finished >= self._expected
-        return event if delta.choices or delta.extra_json else None
+        return made
 
-    def _gain(self, delta: chat_pb2.ChatDelta, index: int, candidate: Json) -> None:
+    def _gain(self, made: list[chat_pb2.ChatEvent], index: int, candidate: Json) -> None:
         """What one answer gained: a piece for every part, and one for its end."""
         state = self._candidates.get(index)
         if state is None:
-            state = self._candidates[index] = _Candidate()
-            delta.choices.add(index=index, starts=True)
+            state = self._candidates[index] = _Candidate(index=index)
         for part in (candidate.get("content") or {}).get("parts") or ():
             if part.keys() == {"text"}:
-                self._add_text(delta, index, state, part["text"])
+                if part["text"]:
+                    _piece(made, state, "text").text = self._said(state, part["text"])
                 continue
             call_id = ""
             if "functionCall" in part:
                 call_id = gemini_parts.made_up_id(self.upstream_id, state.calls, part)
-            for made in gemini_parts.parts(part, call_id):
-                self._wrote(gemini_parts.output_bytes(made))
-                delta.choices.append(self._piece(index, state, made))
+            for each in gemini_parts.parts(part, call_id):
+                self._add(made, state, each)
         if candidate.keys() & _LAST_WORDS:
-            last = self._last(index, state, candidate)
-            if last.ByteSize() > chat_pb2.ChoiceDelta(index=index).ByteSize():
-                delta.choices.append(last)
+            self._end(made, state, candidate)
+        if not state.pieces:
+            _piece(made, state, "text")
 
-    def _add_text(
-        self, delta: chat_pb2.ChatDelta, index: int, state: _Candidate, text: str
-    ) -> None:
-        """Text and nothing else, which most parts are."""
-        if text:
-            delta.choices.add(index=index, text=text)
-            self._wrote(utf8_size(text))
-            state.text.append(text)
-
-    def _last(self, index: int, state: _Candidate, candidate: Json) -> chat_pb2.ChoiceDelta:
+    def _end(self, made: list[chat_pb2.ChatEvent], state: _Candidate, candidate: Json) -> None:
         """What is said of the answer as a whole, and why it ends."""
-        last = chat_pb2.ChoiceDelta(index=index)
-        if candidate.get("logprobsResult"):
-            last.logprobs.CopyFrom(gemini_parts.logprobs(candidate["logprobsResult"]))
-        if candidate.get("groundingMetadata"):
-            grounding = candidate["groundingMetadata"]
-            last.annotations.extend(gemini_parts.annotations(grounding, "".join(state.text)))
-            state.searches = gemini_parts.searches(candidate, self._exchange.model)
-        if reason := candidate.get("finishReason"):
+        grounding = candidate.get("groundingMetadata") or {}
+        noted = gemini_parts.annotations(grounding, "".join(state.text))
+        state.searches = max(state.searches, gemini_parts.searches(candidate, self._exchange.model))
+        tokens = candidate.get("logprobsResult")
+        reason = candidate.get("finishReason")
+        if not (noted or tokens or reason):
+            return
+        last = _piece(made, state, state.kind)
+        last.annotations.extend(noted)
+        if tokens:
+            last.logprobs.CopyFrom(gemini_parts.logprobs(tokens))
+        if reason:
             state.finished = True
             self.finish_reason = reason
             last.finish_reason = finish(reason, calls=state.calls > 0)
             last.native_finish_reason = reason
-        return last
 
-    def _wrote(self, size: int) -> None:
-        self.started = True
-        self.output_bytes += size
-
-    def _piece(self, index: int, state: _Candidate, part: content_pb2.Part) -> chat_pb2.ChoiceDelta:
+    def _add(
+        self, made: list[chat_pb2.ChatEvent], state: _Candidate, part: content_pb2.Part
+    ) -> None:
         """A part as what the answer gained."""
-        match part.WhichOneof("content"):
+        self._wrote(gemini_parts.output_bytes(part))
+        kind = part.WhichOneof("content") or ""
+        # A proof without a thought belongs to the part before it.
+        alone = kind == "thinking" and not part.thinking.text
+        piece = _piece(made, state, state.kind if alone else kind)
+        match kind:
             case "text":
                 state.text.append(part.text.text)
-                return chat_pb2.ChoiceDelta(index=index, text=part.text.text)
+                piece.text = part.text.text
             case "thinking":
-                return chat_pb2.ChoiceDelta(index=index, thinking=part.thinking)
+                piece.thinking.CopyFrom(part.thinking)
             case "tool_call":
-                call = chat_pb2.ToolCallDelta(
+                piece.tool_calls.add(
                     index=state.calls,
                     id=part.tool_call.id,
                     name=part.tool_call.name,
@@ -170,22 +172,44 @@ class GeminiStream(StreamState):
                     thought_signature=part.tool_call.thought_signature,
                 )
                 state.calls += 1
-                return chat_pb2.ChoiceDelta(index=index, tool_calls=[call])
             case "image":
-                return chat_pb2.ChoiceDelta(index=index, images=[part.image])
+                piece.images.append(part.image)
             case "audio":
-                audio = chat_pb2.AudioDelta(id=self.upstream_id, data=part.audio.source.data)
-                return chat_pb2.ChoiceDelta(index=index, audio=audio)
+                piece.audio.id = self.upstream_id
+                piece.audio.data = part.audio.source.data
             case _:
                 blocks = {BLOCKS_KEY: [_DECODER.decode(part.opaque_json)]}
-                return chat_pb2.ChoiceDelta(index=index, extra_json=dump(blocks))
+                piece.extra_json = dump(blocks)
 
-    def _block(self, delta: chat_pb2.ChatDelta, reason: str) -> None:
+    def _block(self, made: list[chat_pb2.ChatEvent], reason: str) -> None:
         """The prompt was refused: an answer without content."""
-        self._candidates.setdefault(0, _Candidate()).finished = True
+        state = self._candidates.setdefault(0, _Candidate(index=0))
+        state.finished = True
         self.finish_reason = reason
-        delta.choices.add(
-            starts=True,
-            finish_reason=chat_pb2.FINISH_REASON_CONTENT_FILTER,
-            native_finish_reason=reason,
-        )
+        piece = _piece(made, state, "text")
+        piece.finish_reason = chat_pb2.FINISH_REASON_CONTENT_FILTER
+        piece.native_finish_reason = reason
+
+    def _said(self, state: _Candidate, text: str) -> str:
+        self._wrote(utf8_size(text))
+        state.text.append(text)
+        return text
+
+    def _wrote(self, size: int) -> None:
+        self.started = True
+        self.output_bytes += size
+
+
+def _piece(made: list[chat_pb2.ChatEvent], state: _Candidate, kind: str) -> chat_pb2.ChoiceDelta:
+    """A new piece of an answer. Pieces of one kind in a row are one part."""
+    kind = kind or "text"
+    if kind != state.kind:
+        state.kind = kind
+        state.part_index += 1
+    event = chat_pb2.ChatEvent()
+    made.append(event)
+    piece = event.delta.choices.add(index=state.index, part_index=state.part_index)
+    if not state.pieces:
+        piece.starts = True
+    state.pieces += 1
+    return piece
