@@ -33,6 +33,7 @@ from runtime.relay_stream import (
     Frame,
     FrameWriter,
     Leg,
+    NotWritten,
 )
 from runtime.rpc import channel
 from runtime.rpc_server import RELAY_LOOKAHEAD_BYTES
@@ -306,10 +307,15 @@ class _Stream:
             await asyncio.gather(writing, return_exceptions=True)
 
     async def _write(self, call: _GrpcCall) -> None:
+        async def write(raw: bytes) -> None:
+            if call.done():
+                raise NotWritten
+            await call.write(raw)
+
         try:
-            await self.writer.run(call.write)
+            await self.writer.run(write)
             await call.done_writing()
-        except (grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+        except (NotWritten, grpc.RpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
             # The reader learns the same and says why.
             call.cancel()
 

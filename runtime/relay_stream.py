@@ -36,6 +36,9 @@ BATCH_FRAMES_MAX: Final = 512
 QUEUE_BYTES_MAX: Final = 8 << 20
 """Senders wait while so much is queued: the peer, or the network, takes nothing."""
 
+BLOCKED_S: Final = 0.005
+"""A write that takes longer waited for the peer."""
+
 DEADLINE_TICK_S: Final = 0.005
 """How late a deadline may be noticed."""
 
@@ -56,6 +59,10 @@ _FRAME_BYTES: Final = BATCH_BYTES_MAX // BATCH_FRAMES_MAX
 
 Frame = relay_service_pb2.RelayFrame
 Batch = relay_service_pb2.RelayRequest | relay_service_pb2.RelayResponse
+
+
+class NotWritten(Exception):  # noqa: N818 - an answer more than an error
+    """Nothing of a batch went out: the stream was over before."""
 
 
 class FrameWriter:
@@ -131,7 +138,9 @@ class FrameWriter:
             sleeper.set_result(None)
 
     async def run(self, write: Callable[[bytes], Awaitable[object]]) -> None:
-        """Writes batches until :meth:`close`; raises what ``write`` raises."""
+        """Writes batches until :meth:`close`; raises what ``write`` raises, which is
+        :class:`NotWritten` when nothing of the batch went out.
+        """
         next_s = -math.inf
         while True:
             while not (self._bytes or self._full):
@@ -144,9 +153,22 @@ class FrameWriter:
                 await self._clock.sleep(next_s - now_s)
                 now_s = self._clock.monotonic()
             next_s = now_s + self._gather_s
-            await write(self._take().SerializeToString())
+            await self._write(write, now_s)
             while self._full:
-                await write(self._take().SerializeToString())
+                await self._write(write, self._clock.monotonic())
+
+    async def _write(self, write: Callable[[bytes], Awaitable[object]], now_s: float) -> None:
+        """Writes the oldest batch."""
+        batch = self._take()
+        try:
+            await write(batch.SerializeToString())
+        except NotWritten:
+            self._full.appendleft((batch, 0))
+            raise
+        if self._clock.monotonic() - now_s > BLOCKED_S:
+            # What freed a blocked write may have been the end of the stream, which the reader
+            # learns a moment later. Nothing more is handed over before that moment has passed.
+            await self._clock.sleep(BLOCKED_S)
 
     def _take(self) -> Batch:
         """The oldest batch."""

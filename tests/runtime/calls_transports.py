@@ -22,6 +22,17 @@ SERVICE = "/onegate.test.v1.TestService/"
 WAIT_S = 10.0
 
 
+def loop_of_the_module() -> tuple[str, dict[str, bool]]:
+    """The loop that the processes use."""
+    return ("asyncio", {"use_uvloop": True})
+
+
+async def keep_the_loop(anyio_backend: object) -> AsyncIterator[None]:
+    """Holds a loop until what gRPC still has to say was said."""
+    yield
+    await asyncio.sleep(0.2)
+
+
 class Call(Protocol):
     """A call as its caller sees it."""
 

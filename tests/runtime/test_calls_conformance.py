@@ -27,12 +27,18 @@ from tests.runtime.calls_transports import (
     collect,
     connected,
     handlers,
+    keep_the_loop,
+    loop_of_the_module,
     refusal,
     until,
     whole_error,
 )
 
 pytestmark = pytest.mark.anyio
+
+# gRPC hands late events to the loop that asked for them: one loop outlives the tests of a module.
+anyio_backend = pytest.fixture(scope="module")(loop_of_the_module)
+one_loop = pytest.fixture(scope="module", autouse=True)(keep_the_loop)
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 STALL_BYTES_MAX = 64 * 1024

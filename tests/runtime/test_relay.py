@@ -1,0 +1,557 @@
+"""What the relay adds to a call: targets that come and go, payloads both ways, and a peer that
+breaks the protocol.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from onegate.common.v1 import error_pb2
+from onegate.common.v1.relay_service_pb2 import RelayFrame, RelayRequest, RelayResponse
+from runtime import relay_stream
+from runtime.calls import Handler, ServerCall
+from runtime.clock import SystemClock
+from runtime.config import RpcSettings
+from runtime.errors import GatewayError
+from runtime.relay import RelayCall, RelayPool
+from runtime.relay_stream import (
+    CANCEL,
+    CREDIT,
+    DATA,
+    END,
+    OPEN,
+    PAYLOAD_OVERHEAD_BYTES,
+    RELAY_METHOD,
+    WINDOW_BYTES,
+)
+from runtime.rpc import RpcServer, channel
+from tests.runtime.calls_transports import (
+    SERVICE,
+    Seen,
+    collect,
+    handlers,
+    keep_the_loop,
+    loop_of_the_module,
+    refusal,
+    relay_pool,
+    serving,
+    until,
+)
+
+pytestmark = pytest.mark.anyio
+
+# gRPC hands late events to the loop that asked for them: one loop outlives the tests of a module.
+anyio_backend = pytest.fixture(scope="module")(loop_of_the_module)
+one_loop = pytest.fixture(scope="module", autouse=True)(keep_the_loop)
+
+SETTINGS = RpcSettings()
+RawStream = grpc.aio.StreamStreamCall[bytes, bytes]
+
+
+def opened(pool: RelayPool, method: str, payload: bytes = b"", timeout_s: float = 10) -> RelayCall:
+    return pool.call(SERVICE + method, payload, metadata={}, timeout_s=timeout_s)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> str:
+    return f"unix:{tmp_path / 'one.sock'}"
+
+
+@pytest.fixture
+def other_target(tmp_path: Path) -> str:
+    return f"unix:{tmp_path / 'two.sock'}"
+
+
+async def test_payloads_go_both_ways_on_one_call(target: str) -> None:
+    async with serving(target, SETTINGS, handlers(Seen())), relay_pool(SETTINGS, target) as pool:
+        call = opened(pool, "Dialogue", b"one")
+        assert await call.receive() == b"one"
+        for word in (b"two", b"three" * 10_000, b"four"):
+            await call.send(word)
+            assert await call.receive() == word
+        await call.send(b"")
+        assert await call.receive() is None
+
+
+async def test_a_handler_that_does_not_read_stops_its_caller(target: str) -> None:
+    seen = Seen()
+    async with serving(target, SETTINGS, handlers(seen)), relay_pool(SETTINGS, target) as pool:
+        call = opened(pool, "Deaf")
+        sent = 0
+
+        async def speak() -> None:
+            nonlocal sent
+            for _ in range(1000):
+                await call.send(b"x" * 1000)
+                sent += 1000
+            await call.send(b"")
+
+        speaking = asyncio.create_task(speak())
+        await until(lambda: call.credit_bytes <= 0, "the credit is used up")
+        await asyncio.sleep(0.05)
+        assert WINDOW_BYTES - 2000 < sent <= WINDOW_BYTES
+        assert await collect(opened(pool, "Echo", b"x")) == [b"x"]
+        seen.release.set()
+        assert await call.receive() == b"1000000"
+        await speaking
+
+
+async def test_a_cancelled_call_stops_its_own_blocked_send(target: str) -> None:
+    async with serving(target, SETTINGS, handlers(Seen())), relay_pool(SETTINGS, target) as pool:
+        call = opened(pool, "Deaf")
+        await call.send(b"x" * WINDOW_BYTES)
+        sending = asyncio.create_task(call.send(b"y"))
+        await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(GatewayError, match="cancelled"):
+            await sending
+        with pytest.raises(GatewayError, match="cancelled"):
+            await call.send(b"z")
+
+
+async def test_a_second_reader_of_one_call_is_a_defect(target: str) -> None:
+    async with serving(target, SETTINGS, handlers(Seen())), relay_pool(SETTINGS, target) as pool:
+        call = opened(pool, "Hold")
+        assert await call.receive() == b"held"
+        reading = asyncio.create_task(call.receive())
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="two tasks"):
+            await call.receive()
+        call.cancel()
+        with pytest.raises(GatewayError):
+            await reading
+
+
+async def test_a_reader_that_is_cancelled_can_read_again(target: str) -> None:
+    seen = Seen()
+    async with serving(target, SETTINGS, handlers(seen)), relay_pool(SETTINGS, target) as pool:
+        call = opened(pool, "Hold")
+        assert await call.receive() == b"held"
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await call.receive()
+        seen.release.set()
+        assert await collect(call) == [b"released"]
+
+
+async def test_without_a_target_a_call_is_refused_at_once(target: str) -> None:
+    pool = RelayPool((target,), SETTINGS, SystemClock())
+    await pool.start()
+    assert not pool.ready
+    began = time.monotonic()
+    error = await refusal(lambda: opened(pool, "Echo"))
+    assert error.reason == error_pb2.ERROR_REASON_ROUTER_UNAVAILABLE
+    assert "nothing was sent" in error.message
+    await pool.close()
+    assert time.monotonic() - began < 0.5
+
+
+async def test_a_restarted_target_is_found_again(target: str) -> None:
+    pool = RelayPool((target,), SETTINGS, SystemClock())
+    await pool.start()
+    for _ in range(2):
+        async with serving(target, SETTINGS, handlers(Seen())):
+            await until(lambda: pool.ready, "the relay is up")
+            assert await collect(opened(pool, "Echo", b"x")) == [b"x"]
+        await until(lambda: not pool.ready, "the relay is down")
+    await pool.close()
+
+
+async def test_closing_the_pool_ends_its_calls_and_their_handlers(target: str) -> None:
+    seen = Seen()
+    async with serving(target, SETTINGS, handlers(seen)):
+        async with relay_pool(SETTINGS, target) as pool:
+            call = opened(pool, "Hold")
+            assert await call.receive() == b"held"
+        assert (await refusal(call)).reason == error_pb2.ERROR_REASON_CANCELLED
+        await until(lambda: seen.cleaned_up == 1, "the handler has cleaned up")
+
+
+async def test_two_targets_share_calls_evenly(target: str, other_target: str) -> None:
+    one, two = Seen(), Seen()
+    async with (
+        serving(target, SETTINGS, handlers(one)),
+        serving(other_target, SETTINGS, handlers(two)),
+        relay_pool(SETTINGS, target, other_target) as pool,
+    ):
+        await until(lambda: len(pool._ready) == 2, "both relays are up")
+        calls = [opened(pool, "Hold") for _ in range(100)]
+        for call in calls:
+            assert await call.receive() == b"held"
+        assert (one.running, two.running) == (50, 50)
+        one.release.set()
+        await until(lambda: pool.calls == 50, "one target is idle")
+        more = [opened(pool, "Echo", b"x") for _ in range(40)]
+        assert two.running == 50
+        for call in more:
+            assert await collect(call) == [b"x"]
+        assert one.started == 90
+        two.release.set()
+
+
+async def test_calls_one_after_another_take_turns(target: str, other_target: str) -> None:
+    one, two = Seen(), Seen()
+    async with (
+        serving(target, SETTINGS, handlers(one)),
+        serving(other_target, SETTINGS, handlers(two)),
+        relay_pool(SETTINGS, target, other_target) as pool,
+    ):
+        await until(lambda: len(pool._ready) == 2, "both relays are up")
+        for _ in range(20):
+            assert await collect(opened(pool, "Echo", b"x")) == [b"x"]
+        assert (one.started, two.started) == (10, 10)
+
+
+async def test_a_draining_target_finishes_its_calls_and_gets_no_new_ones(
+    target: str, other_target: str
+) -> None:
+    one, two = Seen(), Seen()
+    async with (
+        serving(target, SETTINGS, handlers(one)) as server,
+        relay_pool(SETTINGS, target, other_target) as pool,
+    ):
+        call = opened(pool, "Hold")
+        assert await call.receive() == b"held"
+        async with serving(other_target, SETTINGS, handlers(two)):
+            await until(lambda: len(pool._ready) == 2, "both relays are up")
+            stopping = asyncio.create_task(server.stop(10))
+            await until(lambda: len(pool._ready) == 1, "the drain is noticed")
+            for _ in range(10):
+                assert await collect(opened(pool, "Echo", b"x")) == [b"x"]
+            assert (one.started, two.started) == (1, 10)
+            one.release.set()
+            assert await collect(call) == [b"released"]
+            async with asyncio.timeout(2):
+                await stopping
+
+
+async def test_stopping_a_target_under_load_fails_no_call(target: str, other_target: str) -> None:
+    seen, answered = Seen(), 0
+    async with (
+        serving(target, SETTINGS, handlers(seen)) as server,
+        serving(other_target, SETTINGS, handlers(seen)),
+        relay_pool(SETTINGS, target, other_target) as pool,
+    ):
+        await until(lambda: len(pool._ready) == 2, "both relays are up")
+        done = asyncio.Event()
+
+        async def load() -> None:
+            nonlocal answered
+            while not done.is_set():
+                assert await collect(opened(pool, "Echo", b"x" * 700)) == [b"x" * 700]
+                answered += 1
+
+        loads = [asyncio.create_task(load()) for _ in range(32)]
+        await until(lambda: answered > 200, "the load is on")
+        async with asyncio.timeout(5):
+            await server.stop(10)
+        so_far = answered
+        await until(lambda: answered > so_far + 200, "the load goes on")
+        done.set()
+        await asyncio.gather(*loads)
+
+
+@asynccontextmanager
+async def raw_server(
+    target: str, serve: Callable[[Any, Any], Awaitable[None]]
+) -> AsyncIterator[grpc.aio.Server]:
+    """A relay server that is not ours: ``serve`` has the stream to itself."""
+
+    class Methods(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+            if handler_call_details.method == RELAY_METHOD:
+                return grpc.stream_stream_rpc_method_handler(serve)
+            return None
+
+    server = grpc.aio.server(handlers=(Methods(),))
+    server.add_insecure_port(target)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop(0)
+
+
+async def test_a_call_that_was_not_sent_moves_to_another_target_and_a_sent_one_fails(
+    target: str, other_target: str
+) -> None:
+    async def hear_nothing(_requests: object, context: Any) -> None:
+        await context.send_initial_metadata(())
+        await asyncio.Event().wait()
+
+    async with relay_pool_of(target, other_target) as pool:
+        async with raw_server(target, hear_nothing):
+            await until(lambda: pool.ready, "the deaf target is up")
+            sent = opened(pool, "Echo", bytes(16 << 20))
+            await asyncio.sleep(0.05)
+            unsent = [opened(pool, "Echo", b"%d" % number) for number in range(100)]
+            dialogue = opened(pool, "Dialogue", b"one")
+            await dialogue.send(b"two")
+            gone = opened(pool, "Echo", b"gone")
+            gone.cancel()
+            server = await opened_later(other_target)
+            await until(lambda: len(pool._ready) == 2, "the other target is up")
+        error = await refusal(sent)
+        assert error.reason == error_pb2.ERROR_REASON_ROUTER_UNAVAILABLE
+        assert "how far it got is unknown" in error.message
+        for number, call in enumerate(unsent):
+            assert await collect(call) == [b"%d" % number]
+        assert await dialogue.receive() == b"one"
+        assert await dialogue.receive() == b"two"
+        await dialogue.send(b"")
+        assert await dialogue.receive() is None
+        await server.stop(1)
+
+
+@asynccontextmanager
+async def relay_pool_of(*targets: str) -> AsyncIterator[RelayPool]:
+    """A pool that need not be up."""
+    pool = RelayPool(targets, SETTINGS, SystemClock())
+    await pool.start()
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def opened_later(target: str) -> RpcServer:
+    server = RpcServer(SETTINGS, "later")
+    server.add_calls(handlers(Seen()))
+    await server.start(target)
+    return server
+
+
+async def test_an_unsent_call_fails_clearly_when_no_target_is_left(target: str) -> None:
+    async def hear_nothing(_requests: object, context: Any) -> None:
+        await context.send_initial_metadata(())
+        await asyncio.Event().wait()
+
+    async with relay_pool_of(target) as pool:
+        async with raw_server(target, hear_nothing):
+            await until(lambda: pool.ready, "the deaf target is up")
+            opened(pool, "Echo", bytes(16 << 20))
+            await asyncio.sleep(0.05)
+            unsent = opened(pool, "Echo", b"x")
+        error = await refusal(unsent)
+        assert error.reason == error_pb2.ERROR_REASON_ROUTER_UNAVAILABLE
+        assert "nothing was sent" in error.message
+
+
+async def test_so_much_may_wait_to_be_sent_and_no_more(target: str) -> None:
+    async def hear_nothing(_requests: object, context: Any) -> None:
+        await context.send_initial_metadata(())
+        await asyncio.Event().wait()
+
+    async with relay_pool_of(target) as pool, raw_server(target, hear_nothing):
+        await until(lambda: pool.ready, "the deaf target is up")
+        large = bytes(4 << 20)
+        with pytest.raises(GatewayError) as refused:
+            [opened(pool, "Echo", large) for _ in range(32)]
+        error = refused.value
+        assert error.reason == error_pb2.ERROR_REASON_OVERLOADED
+        waiting = pool._ready[0].writer.queued_bytes
+        assert waiting < SETTINGS.message_bytes_max + (5 << 20)
+
+
+async def test_a_server_that_ends_a_stream_early_fails_its_calls(target: str) -> None:
+    async def leave(_requests: object, context: Any) -> None:
+        await context.send_initial_metadata(())
+        await context.read()
+
+    async with relay_pool_of(target) as pool, raw_server(target, leave):
+        await until(lambda: pool.ready, "the target is up")
+        error = await refusal(opened(pool, "Echo", b"x"))
+        assert error.reason == error_pb2.ERROR_REASON_ROUTER_UNAVAILABLE
+
+
+async def test_a_server_that_sends_more_than_the_credit_loses_the_call(target: str) -> None:
+    async def flood(_requests: object, context: Any) -> None:
+        await context.send_initial_metadata(())
+        opening = RelayRequest.FromString(await context.read()).frames[0]
+        batch = RelayResponse()
+        for _ in range(3):
+            batch.frames.add(call=opening.call, kind=DATA, payload=bytes(WINDOW_BYTES))
+        await context.write(batch.SerializeToString())
+        dropped = RelayRequest.FromString(await context.read()).frames[0]
+        assert (dropped.call, dropped.kind) == (opening.call, CANCEL)
+        seen.release.set()
+        await asyncio.Event().wait()
+
+    seen = Seen()
+    async with relay_pool_of(target) as pool, raw_server(target, flood):
+        await until(lambda: pool.ready, "the target is up")
+        error = await refusal(opened(pool, "Echo", b"x"))
+        assert error.reason == error_pb2.ERROR_REASON_INTERNAL
+        async with asyncio.timeout(2):
+            await seen.release.wait()
+
+
+@asynccontextmanager
+async def raw_stream(target: str) -> AsyncIterator[RawStream]:
+    """A stream to a relay server of ours, for a client that is not."""
+    async with channel(target, SETTINGS) as link:
+        call: RawStream = link.stream_stream(RELAY_METHOD)()
+        await call.initial_metadata()
+        yield call
+        call.cancel()
+
+
+async def frames_until(stream: RawStream, last: Callable[[RelayFrame], bool]) -> list[RelayFrame]:
+    """Every frame of the batches up to the last frame that is waited for."""
+    frames: list[RelayFrame] = []
+    while not any(map(last, frames)):
+        async with asyncio.timeout(10):
+            raw = await stream.read()
+        assert isinstance(raw, bytes), "the stream ended"
+        frames += RelayResponse.FromString(raw).frames
+    return frames
+
+
+def opening(number: int, method: str, payload: bytes = b"") -> RelayRequest:
+    batch = RelayRequest()
+    frame = batch.frames.add(call=number, kind=OPEN, payload=payload)
+    frame.open.method = SERVICE + method
+    frame.open.credit_bytes = WINDOW_BYTES
+    return batch
+
+
+def twice(number: int) -> RelayRequest:
+    batch = opening(number, "Hold")
+    batch.frames.add().CopyFrom(batch.frames[0])
+    return batch
+
+
+def without_credit() -> RelayRequest:
+    batch = opening(1, "Deaf")
+    for _ in range(3):
+        batch.frames.add(call=1, kind=DATA, payload=bytes(WINDOW_BYTES))
+    return batch
+
+
+def backwards() -> RelayRequest:
+    batch = opening(1, "Hold")
+    batch.frames.add(call=1, kind=END)
+    return batch
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"\xff\xff\xff not a batch",
+        opening(0, "Echo").SerializeToString(),
+        twice(7).SerializeToString(),
+        without_credit().SerializeToString(),
+        backwards().SerializeToString(),
+    ],
+    ids=["garbage", "number 0", "number taken", "no credit", "END from the caller"],
+)
+async def test_a_client_that_breaks_the_protocol_loses_its_stream_and_harms_no_other(
+    target: str, raw: bytes
+) -> None:
+    seen = Seen()
+    async with serving(target, SETTINGS, handlers(seen)), relay_pool(SETTINGS, target) as pool:
+        held = opened(pool, "Hold")
+        assert await held.receive() == b"held"
+        async with raw_stream(target) as stream:
+            await stream.write(raw)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await frames_until(stream, lambda _: False)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        await until(lambda: seen.running == 1, "its handlers are gone")
+        seen.release.set()
+        assert await collect(held) == [b"released"]
+
+
+async def test_frames_for_a_call_that_is_over_are_ignored(target: str) -> None:
+    async with (
+        serving(target, SETTINGS, handlers(Seen())),
+        raw_stream(target) as stream,
+    ):
+        batch = opening(1, "Echo", b"x")
+        for number in (1, 99):
+            batch.frames.add(call=number, kind=CREDIT, credit_bytes=10)
+            batch.frames.add(call=number, kind=DATA, payload=b"late")
+            batch.frames.add(call=number, kind=CANCEL)
+        batch.MergeFrom(opening(2, "Echo", b"y"))
+        await stream.write(batch.SerializeToString())
+        frames = await frames_until(stream, lambda frame: frame.call == 2 and frame.kind == END)
+        assert [(frame.call, frame.payload) for frame in frames] == [(1, b"x"), (2, b"y")]
+
+
+async def test_an_error_of_a_newer_peer_becomes_internal(target: str) -> None:
+    async def fail(_requests: object, context: Any) -> None:
+        await context.send_initial_metadata(())
+        number = RelayRequest.FromString(await context.read()).frames[0].call
+        batch = RelayResponse()
+        frame = batch.frames.add(call=number, kind=END)
+        frame.error.reason = error_pb2.ErrorReason.ValueType(9999)
+        frame.error.message = "from the future"
+        await context.write(batch.SerializeToString())
+        await asyncio.Event().wait()
+
+    async with relay_pool_of(target) as pool, raw_server(target, fail):
+        await until(lambda: pool.ready, "the target is up")
+        error = await refusal(opened(pool, "Echo", b"x"))
+        assert error.reason == error_pb2.ERROR_REASON_INTERNAL
+        assert error.message == "from the future"
+
+
+async def test_a_thousand_stalled_readers_hold_a_bounded_amount(target: str) -> None:
+    seen = Seen()
+    async with serving(target, SETTINGS, handlers(seen)), relay_pool(SETTINGS, target) as pool:
+        calls = [opened(pool, "Flood", b"%d" % number, 60) for number in range(1000)]
+        await until(
+            lambda: all(seen.sent_bytes.get(str(n), 0) > 60_000 for n in range(1000)),
+            "every sender has used its window up",
+            30,
+        )
+        await asyncio.sleep(0.1)
+        assert await collect(opened(pool, "Script", json.dumps([1000] * 64).encode()))
+        waiting = [sum(map(len, call.inbox)) for call in calls]
+        assert max(waiting) <= WINDOW_BYTES + 1000
+        assert max(seen.sent_bytes.values()) <= WINDOW_BYTES + 1000
+
+
+async def test_credit_is_returned_when_it_is_read_and_not_for_short_calls(target: str) -> None:
+    async with serving(target, SETTINGS, handlers(Seen())), raw_stream(target) as stream:
+        batch = opening(1, "Dialogue", b"hello")
+        await stream.write(batch.SerializeToString())
+        frames = await frames_until(stream, lambda _: True)
+        assert [(frame.kind, frame.payload) for frame in frames] == [(DATA, b"hello")]
+        size = relay_stream.CREDIT_STEP_BYTES // 4
+        again = RelayRequest()
+        for payload in (*[b"x" * size] * 4, b"last"):
+            again.frames.add(call=1, kind=DATA, payload=payload)
+        await stream.write(again.SerializeToString())
+        frames = await frames_until(stream, lambda frame: frame.payload == b"last")
+        credit = [frame.credit_bytes for frame in frames if frame.kind == CREDIT]
+        assert credit == [4 * (size + PAYLOAD_OVERHEAD_BYTES)]
+
+
+async def test_a_handler_that_ignores_its_cancel_cannot_speak_any_more(target: str) -> None:
+    outcome: list[GatewayError] = []
+
+    async def stubborn(call: ServerCall) -> None:
+        await call.send(b"here")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            try:
+                await call.send(b"still here")
+            except GatewayError as error:
+                outcome.append(error)
+
+    served: dict[str, Handler] = {f"{SERVICE}Stubborn": stubborn}
+    async with serving(target, SETTINGS, served), relay_pool(SETTINGS, target) as pool:
+        call = opened(pool, "Stubborn")
+        assert await call.receive() == b"here"
+        call.cancel()
+        await until(lambda: outcome, "the handler was refused")
+        assert outcome[0].reason == error_pb2.ERROR_REASON_CANCELLED
