@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +34,6 @@ from tests.services.auth.ports import SteppedClock
 pytestmark = pytest.mark.anyio
 
 HI = {"role": "user", "content": "Hi"}
-
-
-@pytest.fixture(scope="module")
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """The loop that the processes use, one for all tests here: gRPC may complete what a closed
-    channel left under way only after its test is over.
-    """
-    return ("asyncio", {"use_uvloop": True})
-
-
-@pytest.fixture(scope="module", autouse=True)
-async def one_loop(anyio_backend: object) -> AsyncIterator[None]:
-    """Keeps the loop until the last test."""
-    yield  # noqa: PT022 - returning would let go of the loop
 
 
 def chat(*lines: str, **fields: Any) -> bytes:
