@@ -197,15 +197,23 @@ def _answered_audio(row: Compatible, part: content_pb2.Part, place: str) -> Json
 def _result(row: Compatible, part: content_pb2.Part, place: str) -> Json:
     """A tool's answer. A result without a call's id answers a legacy function."""
     result = part.tool_result
-    said = content(row, result.parts, f"{place}.content")
+    parts = list(result.parts)
+    if parts and part.HasField("cache_hint"):
+        # The dialect has breakpoints after parts of the answer only.
+        parts[-1] = content_pb2.Part()
+        parts[-1].CopyFrom(result.parts[-1])
+        parts[-1].cache_hint.CopyFrom(part.cache_hint)
+    said = content(row, parts, f"{place}.content")
     if result.is_error:
         said = _failed(said)
+    made: Json
     if not result.tool_call_id and row.legacy_functions:
-        return {"role": "function", "name": result.name, "content": said}
-    made: Json = {"role": "tool", "tool_call_id": _call_id(row, result.tool_call_id)}
-    made["content"] = said
-    if result.name and row.names:
-        made["name"] = result.name
+        made = {"role": "function", "name": result.name, "content": said}
+    else:
+        made = {"role": "tool", "tool_call_id": _call_id(row, result.tool_call_id)}
+        made["content"] = said
+        if result.name and row.names:
+            made["name"] = result.name
     if part.extra_json:
         extend(made, part.extra_json, place)
     return made

@@ -181,6 +181,8 @@ def _service_tier(row: Compatible, value: Any) -> str:
 
 def _response_format(row: Compatible, value: Any) -> Json:
     kind = _FORMATS.get(value.kind)
+    if kind is None:
+        raise invalid("response_format", "`response_format` says no form; choose one.")
     if kind not in row.response_formats:
         raise unsupported(row, f"response_format.{kind}")
     if kind != "json_schema":
@@ -220,6 +222,8 @@ def _write_tools(row: Compatible, request: chat_pb2.ChatRequest, body: Json) -> 
     choice = request.tool_choice
     mode = choice.mode
     known = row.tool_choices
+    if mode == ONE and not choice.names:
+        raise invalid("tool_choice", "`tool_choice` names no tool; name the one to call.")
     if mode == ALLOWED and ALLOWED not in known:
         tools = _chosen(tools, set(choice.names))
         mode = REQUIRED if choice.required else AUTO

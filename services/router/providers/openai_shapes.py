@@ -121,7 +121,7 @@ class LogprobsShape(msgspec.Struct):
     refusal: list[LogprobShape] | None = None
 
 
-NAMED: Final = frozenset(CompletionShape.__struct_fields__)
+NAMED: Final = frozenset(CompletionShape.__struct_fields__) - {"x_groq"}
 NAMED_CHOICE: Final = frozenset(ChoiceShape.__struct_fields__)
 NAMED_MESSAGE: Final = frozenset(MessageShape.__struct_fields__)
 NAMED_CALL: Final = frozenset(CallShape.__struct_fields__)

@@ -41,8 +41,10 @@ _NESTED: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "server_tool_use_details": {"web_search_requests": "web_searches"},
 }
-_SUMS: Final = frozenset({"total_tokens", "prompt_cache_miss_tokens", "text_tokens"})
-"""What follows from the others."""
+_SAID: Final = frozenset(
+    {"prompt_cache_miss_tokens", "service_tier", "text_tokens", "total_tokens"}
+)
+"""What follows from the others, or is said elsewhere."""
 _RENAMED: Final[Mapping[str, str]] = {"cost": "upstream_cost"}
 """``usage.cost`` is the gateway's own price of the call."""
 
@@ -93,7 +95,7 @@ def _read(
     """
     for name, value in usage.items():
         field = names.get(name)
-        if value is None or name in _SUMS:
+        if value is None or name in _SAID:
             continue
         if field is not None:
             counts[field] = max(counts.get(field, 0), _count(value))
