@@ -171,7 +171,7 @@ class ChatCall:
                 return
             except GatewayError as error:
                 failure = error
-            step = self._learn(deployment, failure)
+            step = self._learn(prepared.attempt, failure)
             if step is Step.AGAIN:
                 again.append(deployment)
             elif step is Step.STOP:
@@ -255,9 +255,9 @@ class ChatCall:
         self._typed = typed
         return typed
 
-    def _learn(self, deployment: Deployment, failure: GatewayError) -> Step:
+    def _learn(self, attempt: Attempt, failure: GatewayError) -> Step:
         """What a failure says of its deployment, and what may follow."""
-        parts, line = self._parts, self._line
+        parts, line, deployment = self._parts, self._line, attempt.deployment
         now_s = parts.clock.monotonic()
         if failure.reason == error_pb2.ERROR_REASON_UPSTREAM_AUTH:
             self._quarantine(deployment, failure.upstream_status, now_s)
@@ -265,7 +265,7 @@ class ChatCall:
             parts.health.cool_down(deployment.id, failure.retry_after_ms / 1000, now_s)
         if line.shown or len(line.attempts) >= parts.settings.attempts_max:
             return Step.STOP
-        step = step_after(failure)
+        step = step_after(failure, broke_off=attempt.broke_off)
         unreachable = failure.reason == error_pb2.ERROR_REASON_UPSTREAM_UNREACHABLE
         quickly_ms = parts.settings.connect_timeout_s * 1000 / 4
         if unreachable and line.attempts[-1].duration_ms > quickly_ms:

@@ -35,6 +35,7 @@ ERROR_BODY_BYTES_MAX: Final = 64 * 1024
 """How much of a provider's error is read."""
 
 _REFUSALS: Final = 300
+_EVENT_STREAM: Final = "text/event-stream"
 _LOG = logging.getLogger(__name__)
 
 
@@ -122,6 +123,9 @@ class ProviderCall:
         if self._exchange.request.stream:
             stream = wire.stream(self._exchange)
             self._progress = stream
+            # Until content comes, an end of any kind is a breaking off.
+            kind = response.header("content-type").partition(";")[0].strip().lower()
+            attempt.broke_off = kind == _EVENT_STREAM
             await self._pass_on(response, stream)
         else:
             body = await response.read(self._parts.settings.answer_bytes_max)

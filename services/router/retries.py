@@ -2,8 +2,8 @@
 
 Two questions, kept apart. *Elsewhere*: may another deployment take over? Yes, unless the call
 itself is at fault; an attempt whose fate is unknown is then settled as uncertain beside the new
-one. *Again*: may the same deployment be asked again? Only when it is certain that it did not do
-the work: nothing was sent, or it said no.
+one. *Again*: may the same deployment be asked again? Only when its fate is known: nothing was
+sent, it said no, or it began a stream and broke it off before any content.
 """
 
 import enum
@@ -45,12 +45,20 @@ _REFUSED_FOR_NOW: Final = frozenset(
 (https://docs.anthropic.com/en/api/errors), 520 to 523 are Cloudflare's."""
 
 
-def step_after(failure: GatewayError) -> Step:
-    """What may follow the failure of an attempt of which the caller has seen nothing."""
+def step_after(failure: GatewayError, *, broke_off: bool = False) -> Step:
+    """What may follow the failure of an attempt of which the caller has seen nothing.
+
+    Args:
+        failure: how it failed.
+        broke_off: the provider had begun a stream and ended it, with an error or without, before
+            any content.
+    """
     step = _BY_REASON.get(failure.reason, Step.STOP)
-    if step is Step.ELSEWHERE and failure.upstream_status in _REFUSED_FOR_NOW:
-        return Step.AGAIN
-    return step
+    if step is not Step.ELSEWHERE:
+        return step
+    refused = failure.upstream_status in _REFUSED_FOR_NOW
+    silent = failure.reason == error_pb2.ERROR_REASON_UPSTREAM_TIMEOUT
+    return Step.AGAIN if refused or (broke_off and not silent) else step
 
 
 def pause_s(retry: int, entropy: Entropy) -> float:

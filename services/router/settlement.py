@@ -85,8 +85,8 @@ class Attempt:
         "_caller",
         "_sheet",
         "_started_s",
+        "broke_off",
         "cost",
-        "cost_total",
         "deployment",
         "finished",
         "first_byte_s",
@@ -105,6 +105,7 @@ class Attempt:
         self.deployment = deployment
         self.cost: Cost = _nothing if sheet is None else partial(cost_nano_usd, sheet)
         self.first_byte_s = 0.0
+        self.broke_off = False
         self.finished = False
         self.record = usage_record_pb2.UsageRecord()
 

@@ -44,6 +44,24 @@ def test_a_failure_decides_what_may_follow(reason: str, status: int, step: Step)
     assert step_after(GatewayError(value, "x", upstream_status=status)) is step
 
 
+@pytest.mark.parametrize(
+    ("reason", "step"),
+    [
+        ("UPSTREAM_PROTOCOL", Step.AGAIN),
+        ("UPSTREAM_ERROR", Step.AGAIN),
+        ("UPSTREAM_RATE_LIMITED", Step.AGAIN),
+        ("UPSTREAM_TIMEOUT", Step.ELSEWHERE),
+        ("UPSTREAM_TOO_LARGE", Step.STOP),
+        ("CONTENT_POLICY", Step.STOP),
+    ],
+)
+def test_a_stream_that_broke_off_before_any_content_may_be_asked_for_again(
+    reason: str, step: Step
+) -> None:
+    value = error_pb2.ErrorReason.Value(f"ERROR_REASON_{reason}")
+    assert step_after(GatewayError(value, "x"), broke_off=True) is step
+
+
 def test_pauses_grow_to_a_limit_and_differ() -> None:
     entropy = SystemEntropy()
     for retry, most in ((1, 0.25), (2, 0.5), (3, 1.0), (4, 2.0), (9, retries.BACKOFF_MAX_S)):
