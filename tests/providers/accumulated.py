@@ -47,9 +47,9 @@ def of_events(events: Iterable[chat_pb2.ChatEvent], index: int = 0) -> dict[str,
                 seen["media"].append(("audio", choice.audio.data))
             seen["annotations"] += [_annotation(each) for each in choice.annotations]
             if choice.extra_json:
-                extra = json.loads(choice.extra_json)
-                seen["opaque"] += extra.get("content_blocks", [])
-                seen["citations"] += extra.get("citations", [])
+                beside = json.loads(choice.extra_json)["provider_specific_fields"]
+                seen["opaque"] += beside.get("parts", [])
+                seen["citations"] += beside.get("citations", [])
             if choice.finish_reason:
                 seen["finish"] = choice.finish_reason
                 seen["native"] = choice.native_finish_reason

@@ -187,20 +187,19 @@ def test_names_and_unknown_fields_of_messages_are_refused() -> None:
 
 def test_blocks_that_came_beside_a_stream_can_be_sent_back() -> None:
     said = message(text("So."), role=content_pb2.ROLE_ASSISTANT)
-    said.extra_json = json.dumps(
-        {
-            "citations": [{}],
-            "content_blocks": [
-                {"type": "server_tool_use", "id": "s"},
-                {"type": "reasoning.summary"},
-                {"type": "web_search_tool_result", "tool_use_id": "s"},
-            ],
-        }
-    ).encode()
+    parts = [
+        {"type": "server_tool_use", "id": "s"},
+        {"type": "reasoning.summary"},
+        {"type": "web_search_tool_result", "tool_use_id": "s"},
+    ]
+    beside = {"parts": parts, "annotations": [{}]}
+    said.extra_json = json.dumps({"provider_specific_fields": beside}).encode()
     kinds = [block["type"] for block in sent(call(said))["messages"][0]["content"]]
     assert kinds == ["server_tool_use", "web_search_tool_result", "text"]
-    said.extra_json = b'{"content_blocks": [{"type": "sticker"}]}'
-    assert refusal(call(said)).param == "messages[0].content_blocks"
+    said.extra_json = b'{"provider_specific_fields": {"annotations": []}}'
+    assert len(sent(call(said))["messages"][0]["content"]) == 1
+    said.extra_json = b'{"provider_specific_fields": {"parts": [{"type": "sticker"}]}}'
+    assert refusal(call(said)).param == "messages[0].provider_specific_fields"
 
 
 def test_system_messages_join_unless_the_model_takes_them_in_place() -> None:

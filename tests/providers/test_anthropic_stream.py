@@ -113,7 +113,10 @@ def test_the_providers_own_blocks_come_whole() -> None:
         *block(2, {"type": "compaction"}, {"type": "compaction_delta", "content": "short"}),
     )
     assert decoder.started
-    blocks = [json.loads(delta.choices[0].extra_json)["content_blocks"] for delta in deltas[1:]]
+    blocks = [
+        json.loads(delta.choices[0].extra_json)["provider_specific_fields"]["parts"]
+        for delta in deltas[1:]
+    ]
     assert blocks == [
         [{**search, "input": {"q": 1}}],
         [{**search, "input": {"INVALID_JSON": '{"q": '}}],
@@ -135,11 +138,11 @@ def test_citations_come_with_the_end_of_their_block() -> None:
             {"type": "text_delta", "text": "ø!"},
         ),
     )
-    noted = deltas[-1].choices[0]
+    noted, beside = (delta.choices[0] for delta in deltas[-2:])
     citation = noted.annotations[0].url_citation
     assert (citation.url, citation.start_index, citation.end_index) == ("https://a.example/", 4, 6)
-    assert json.loads(noted.extra_json) == {"citations": [cited]}
-    assert noted.part_index == 1
+    assert json.loads(beside.extra_json) == {"provider_specific_fields": {"citations": [cited]}}
+    assert (noted.part_index, beside.part_index) == (1, 1)
 
 
 def test_thoughts_come_with_their_proof_or_encrypted() -> None:

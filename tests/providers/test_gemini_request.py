@@ -1,5 +1,6 @@
 """What the Gemini wire sends: every request field, what is refused, what models differ in."""
 
+import json
 from typing import Any
 
 import pytest
@@ -173,10 +174,24 @@ def test_names_and_unknown_fields_of_messages_are_refused() -> None:
 
 def test_parts_that_came_beside_a_stream_can_be_sent_back() -> None:
     said = message(text("1"), role=content_pb2.ROLE_ASSISTANT)
-    said.extra_json = b'{"content_blocks": [{"executableCode": {"code": "1"}}]}'
+    parts = [{"executableCode": {"code": "1"}}]
+    said.extra_json = json.dumps({"provider_specific_fields": {"parts": parts}}).encode()
     assert sent(call(said))["contents"] == [
         {"role": "model", "parts": [{"text": "1"}, {"executableCode": {"code": "1"}}]}
     ]
+
+
+def test_pictures_that_gemini_drew_can_be_sent_back() -> None:
+    said = message(text("Here."), role=content_pb2.ROLE_ASSISTANT)
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAEC"}}
+    said.extra_json = json.dumps({"images": [image]}).encode()
+    assert sent(call(said))["contents"][0]["parts"] == [
+        {"text": "Here."},
+        {"inlineData": {"mimeType": "image/png", "data": "AAEC"}},
+    ]
+    for images in (b'[{"image_url": {"url": "https://pictures.example/"}}]', b"5"):
+        said.extra_json = b'{"images": ' + images + b"}"
+        assert refusal(call(said)).param == "messages[0].images"
 
 
 def test_an_empty_answer_stays_and_an_empty_instruction_does_not() -> None:

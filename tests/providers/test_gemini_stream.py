@@ -105,7 +105,8 @@ def test_calls_media_and_own_parts_come_as_they_are_made() -> None:
     ]
     assert made[2].images[0].source.data == b"\x00"
     assert (made[3].audio.id, made[3].audio.data) == ("r", b"\x00\x01")
-    assert json.loads(made[4].extra_json) == {"content_blocks": [{"executableCode": {"code": "1"}}]}
+    beside = json.loads(made[4].extra_json)["provider_specific_fields"]
+    assert beside == {"parts": [{"executableCode": {"code": "1"}}]}
     assert (made[5].text, made[6].thinking.signature) == ("so", "gemini:dHg=")
     assert [choice.part_index for choice in made] == [0, 0, 1, 2, 3, 4, 4]
 

@@ -2,7 +2,7 @@
 
 https://platform.claude.com/docs/en/api/messages. Blocks that the contract has no part for (server
 tools and their results, compaction, …) stay as they are: opaque parts of a whole answer, and
-``content_blocks`` beside the delta of a streamed one.
+beside the delta of a streamed one.
 """
 
 from collections.abc import Iterable, Sequence

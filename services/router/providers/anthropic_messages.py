@@ -7,7 +7,7 @@ Anthropic has blocks for are said; others are refused.
 
 import base64
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,13 +16,14 @@ from onegate.common.v1 import content_pb2
 from onegate.router.v1 import chat_pb2
 from services.router.providers.anthropic_models import PROVIDER, ModelTraits
 from services.router.providers.foreign import (
-    BLOCKS_KEY,
+    BESIDE,
     GEMINI_PROOF,
     Json,
     arguments,
     dump,
     given_object,
     invalid,
+    sent_back,
     unsupported,
 )
 
@@ -156,24 +157,16 @@ def _blocks(message: content_pb2.Message, where: str) -> list[Json]:
         if (block := _block(part, f"{where}.content[{index}]")) is not None
     ]
     thoughts = sum(block["type"] in ("thinking", "redacted_thinking") for block in blocks)
-    blocks[thoughts:thoughts] = _own_blocks(message, where)
+    members = given_object(message.extra_json or b"{}", where)
+    blocks[thoughts:thoughts] = [
+        own
+        for block in sent_back(members, where, PROVIDER)
+        if (own := _opaque(dump(block), f"{where}.{BESIDE}")) is not None
+    ]
     if message.role == content_pb2.ROLE_TOOL and any(b["type"] != "tool_result" for b in blocks):
         raise invalid(f"{where}.tool_call_id", "A tool's message must name the call it answers.")
     spoken = [block for block in blocks if block["type"] != "text" or block["text"]]
     return spoken or (blocks if message.role == content_pb2.ROLE_USER else [])
-
-
-def _own_blocks(message: content_pb2.Message, where: str) -> Iterator[Json]:
-    """The blocks that a streamed answer carried beside its text, when they are sent back; they came
-    before it. Citations that come back say nothing new.
-    """
-    for key, value in given_object(message.extra_json or b"{}", where).items():
-        if key == BLOCKS_KEY and isinstance(value, list):
-            for block in value:
-                if (own := _opaque(dump(block), f"{where}.{key}")) is not None:
-                    yield own
-        elif key != "citations":
-            raise unsupported(f"{where}.{key}", PROVIDER)
 
 
 def _name_legacy_calls(content: Sequence[Json], index: int) -> None:

@@ -25,9 +25,9 @@ from services.router.providers.anthropic_outcomes import (
 )
 from services.router.providers.base import StreamState
 from services.router.providers.foreign import (
-    BLOCKS_KEY,
     MALFORMED,
     Json,
+    beside,
     dump,
     protocol_error,
     utf8_size,
@@ -114,14 +114,14 @@ class AnthropicStream(StreamState):
         made = [first]
         for index, block in enumerate(message.get("content") or ()):
             made += self._chunk(self._start(index, block))
-            made += self._chunk(self._stop(index))
+            made += self._chunk(*self._stop(index))
         return made
 
     def _block_start(self, data: Json) -> Sequence[chat_pb2.ChatEvent]:
         return self._chunk(self._start(data["index"], data["content_block"]))
 
     def _block_stop(self, data: Json) -> Sequence[chat_pb2.ChatEvent]:
-        return self._chunk(self._stop(data["index"]))
+        return self._chunk(*self._stop(data["index"]))
 
     def _delta(self, data: Json) -> Sequence[chat_pb2.ChatEvent]:
         """More of a block."""
@@ -201,38 +201,38 @@ class AnthropicStream(StreamState):
             case _:
                 return None
 
-    def _stop(self, index: int) -> chat_pb2.ChoiceDelta | None:
+    def _stop(self, index: int) -> Sequence[chat_pb2.ChoiceDelta | None]:
         """A block is complete: what could not be told in pieces is told now.
 
         The end of a block that never began is ignored, as Anthropic's own clients do.
         """
         state = self._blocks.pop(index, None)
         if state is None:
-            return None
+            return ()
         block = state.block
         match block["type"]:
             case "text":
-                return self._cited(index, state) if state.citations else None
+                return self._cited(index, state)
             case "thinking" | "redacted_thinking":
-                return None
+                return ()
             case "tool_use":
-                return None if state.input_json else self._input(index, state, _whole(block))
+                return () if state.input_json else (self._input(index, state, _whole(block)),)
             case _:
                 if state.input_json:
                     block["input"] = _parsed("".join(state.input_json))
-                content = dump({BLOCKS_KEY: [block]})
+                content = beside(parts=[block])
                 self.started = True
                 self.output_bytes += len(content)
-                return chat_pb2.ChoiceDelta(extra_json=content, part_index=index)
+                return (chat_pb2.ChoiceDelta(extra_json=content, part_index=index),)
 
-    def _cited(self, index: int, state: _Block) -> chat_pb2.ChoiceDelta:
-        """Where a text block comes from, with the citations as they are, to be sent back."""
-        return chat_pb2.ChoiceDelta(
-            annotations=anthropic_blocks.annotations(
-                state.citations, state.text_start, self._text_chars
-            ),
-            extra_json=dump({"citations": state.citations}),
-            part_index=index,
+    def _cited(self, index: int, state: _Block) -> Sequence[chat_pb2.ChoiceDelta]:
+        """Where a text block comes from, and the citations as they are."""
+        if not state.citations:
+            return ()
+        noted = anthropic_blocks.annotations(state.citations, state.text_start, self._text_chars)
+        return (
+            chat_pb2.ChoiceDelta(annotations=noted, part_index=index),
+            chat_pb2.ChoiceDelta(extra_json=beside(citations=state.citations), part_index=index),
         )
 
     def _said(self, text: str) -> str:
@@ -265,12 +265,15 @@ class AnthropicStream(StreamState):
         self.output_bytes += utf8_size(text)
 
     @staticmethod
-    def _chunk(choice: chat_pb2.ChoiceDelta | None) -> Sequence[chat_pb2.ChatEvent]:
-        if choice is None:
-            return ()
-        event = chat_pb2.ChatEvent()
-        event.delta.choices.append(choice)
-        return (event,)
+    def _chunk(*choices: chat_pb2.ChoiceDelta | None) -> Sequence[chat_pb2.ChatEvent]:
+        """An event for every piece that there is: callers look at the first choice alone."""
+        made = []
+        for choice in choices:
+            if choice is not None:
+                event = chat_pb2.ChatEvent()
+                event.delta.choices.append(choice)
+                made.append(event)
+        return made
 
 
 def _whole(block: Json) -> str:

@@ -20,9 +20,9 @@ from runtime.errors import GatewayError
 
 Json = dict[str, Any]
 
-BLOCKS_KEY: Final = "content_blocks"
-"""Where a streamed choice carries a provider's own blocks that the contract has no delta for, and
-where an assistant's message that repeats the answer has them."""
+BESIDE: Final = "provider_specific_fields"
+"""Where an OpenAI message carries what the contract has no field for, as the edge writes it
+(``parts``, ``annotations``) and as callers send it back."""
 
 GEMINI_PROOF: Final = "gemini:"
 """How a thought's signature begins when it is Gemini's, so that no other provider is sent it."""
@@ -123,6 +123,29 @@ def copy_fields(request: chat_pb2.ChatRequest, fields: Fields, body: Json, provi
                 raise unsupported(OPENAI_NAMES.get(name, name), provider)
         elif isinstance(rule, str):
             body[rule] = list(value) if descriptor.is_repeated else value
+
+
+def beside(**told: object) -> bytes:
+    """A piece of a streamed answer that OpenAI's dialect has no field for."""
+    return dump({BESIDE: told})
+
+
+def sent_back(members: Json, where: str, provider: str) -> list[Any]:
+    """The provider's own parts that a message's unnamed ``members`` repeat; its citations say
+    nothing new.
+
+    Raises UNSUPPORTED_PARAMETER for any other field of the message.
+    """
+    parts: list[Any] = []
+    for key, value in members.items():
+        match value:
+            case {"parts": [*own]} if key == BESIDE:
+                parts += own
+            case {} if key == BESIDE:
+                pass
+            case _:
+                raise unsupported(f"{where}.{key}", provider)
+    return parts
 
 
 def unsupported(param: str, provider: str, hint: str = "") -> GatewayError:

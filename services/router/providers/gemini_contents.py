@@ -6,6 +6,7 @@ user's, by name. Media are bytes with a media type, or an address that Google fe
 """
 
 import base64
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -14,13 +15,14 @@ import msgspec
 from onegate.common.v1 import content_pb2
 from onegate.router.v1 import chat_pb2
 from services.router.providers.foreign import (
-    BLOCKS_KEY,
+    BESIDE,
     GEMINI_PROOF,
     Json,
     arguments,
     dump,
     given_object,
     invalid,
+    sent_back,
     unsupported,
 )
 from services.router.providers.gemini_models import PROVIDER
@@ -62,6 +64,7 @@ call is refused."""
 
 _PROOF_SINCE: Final = 3.0
 _PROVABLE: Final = frozenset({"inlineData", "text"})
+_DATA_URL: Final = re.compile(r"data:([\w.+/-]+);base64,([\w+/=-]+)")
 _FILES: Final = "https://generativelanguage.googleapis.com/v1beta/"
 _RESOLUTIONS: Final = {"low": "MEDIA_RESOLUTION_LOW", "high": "MEDIA_RESOLUTION_HIGH"}
 
@@ -110,7 +113,11 @@ class Contents:
         made: list[Json] = []
         for index, part in enumerate(message.parts):
             self._add_part(made, part, f"{where}.content[{index}]")
-        made += _own_parts(message, where)
+        members = given_object(message.extra_json or b"{}", where)
+        made += _pictures(members.pop("images", []), f"{where}.images")
+        made += [
+            _opaque(dump(part), f"{where}.{BESIDE}") for part in sent_back(members, where, PROVIDER)
+        ]
         said = [part for part in made if part.get("text") != "" or "thoughtSignature" in part]
         return said or ([] if ROLES[message.role] == "system" else made[:1])
 
@@ -246,14 +253,16 @@ def calling_config(request: chat_pb2.ChatRequest) -> Json:
             return {"mode": free} if free == "VALIDATED" else {}
 
 
-def _own_parts(message: content_pb2.Message, where: str) -> list[Json]:
-    """The parts that a streamed answer carried beside its text, when they are sent back."""
-    own: list[Json] = []
-    for key, value in given_object(message.extra_json or b"{}", where).items():
-        if key != BLOCKS_KEY or not isinstance(value, list):
-            raise unsupported(f"{where}.{key}", PROVIDER)
-        own += [_opaque(dump(part), f"{where}.{key}") for part in value]
-    return own
+def _pictures(images: Any, where: str) -> list[Json]:
+    """Pictures of an earlier answer, as the edge wrote them and as callers send them back."""
+    made: list[Json] = []
+    for image in images if isinstance(images, list) else [images]:
+        match image:
+            case {"image_url": {"url": str(url)}} if found := _DATA_URL.fullmatch(url):
+                made.append({"inlineData": {"mimeType": found[1], "data": found[2]}})
+            case _:
+                raise unsupported(where, PROVIDER, "Send pictures as base64 data URLs.")
+    return made
 
 
 def _add_thought(made: list[Json], thought: content_pb2.ThinkingPart) -> None:

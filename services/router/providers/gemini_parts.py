@@ -1,8 +1,8 @@
 """What Gemini's answers are made of, as parts, annotations and usage of the contract.
 
 https://ai.google.dev/api/generate-content. Parts that the contract has none for (code that Gemini
-ran, its own tools, …) stay as they are: opaque parts of a whole answer, and ``content_blocks``
-beside the delta of a streamed one.
+ran, its own tools, …) stay as they are: opaque parts of a whole answer, and beside the delta
+of a streamed one.
 """
 
 import base64

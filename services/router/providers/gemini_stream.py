@@ -16,10 +16,9 @@ from runtime.sse import ServerSentEvent
 from services.router.providers import gemini_parts
 from services.router.providers.base import Exchange, StreamState
 from services.router.providers.foreign import (
-    BLOCKS_KEY,
     MALFORMED,
     Json,
-    dump,
+    beside,
     protocol_error,
     utf8_size,
 )
@@ -94,10 +93,10 @@ class GeminiStream(StreamState):
             self._gain(made, candidate.get("index", position), candidate)
         if blocked := (chunk.get("promptFeedback") or {}).get("blockReason"):
             self._block(made, blocked)
-        if beside := gemini_parts.told_beside(chunk):
+        if told := gemini_parts.told_beside(chunk):
             if not made:
                 made.append(chat_pb2.ChatEvent())
-            made[-1].delta.extra_json = beside
+            made[-1].delta.extra_json = told
         if is_first and made:
             head = made[0].delta
             head.id = self.upstream_id
@@ -178,8 +177,7 @@ class GeminiStream(StreamState):
                 piece.audio.id = self.upstream_id
                 piece.audio.data = part.audio.source.data
             case _:
-                blocks = {BLOCKS_KEY: [_DECODER.decode(part.opaque_json)]}
-                piece.extra_json = dump(blocks)
+                piece.extra_json = beside(parts=[_DECODER.decode(part.opaque_json)])
 
     def _block(self, made: list[chat_pb2.ChatEvent], reason: str) -> None:
         """The prompt was refused: an answer without content."""
