@@ -35,7 +35,7 @@ class _RelayFrameKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RelayF
     RELAY_FRAME_KIND_CREDIT: _RelayFrameKind.ValueType  # 3
     """The sender has room for more bytes of this call."""
     RELAY_FRAME_KIND_END: _RelayFrameKind.ValueType  # 4
-    """The serving side is done with the call; without `error` it succeeded."""
+    """The serving side is done with the call; without `error` it succeeded and may bring its last payload."""
     RELAY_FRAME_KIND_CANCEL: _RelayFrameKind.ValueType  # 5
     """The calling side has lost interest."""
     RELAY_FRAME_KIND_DRAIN: _RelayFrameKind.ValueType  # 6
@@ -53,7 +53,7 @@ RELAY_FRAME_KIND_DATA: RelayFrameKind.ValueType  # 2
 RELAY_FRAME_KIND_CREDIT: RelayFrameKind.ValueType  # 3
 """The sender has room for more bytes of this call."""
 RELAY_FRAME_KIND_END: RelayFrameKind.ValueType  # 4
-"""The serving side is done with the call; without `error` it succeeded."""
+"""The serving side is done with the call; without `error` it succeeded and may bring its last payload."""
 RELAY_FRAME_KIND_CANCEL: RelayFrameKind.ValueType  # 5
 """The calling side has lost interest."""
 RELAY_FRAME_KIND_DRAIN: RelayFrameKind.ValueType  # 6
@@ -125,9 +125,11 @@ class RelayFrame(_message.Message):
     kind: Global___RelayFrameKind.ValueType
     """What the frame is."""
     payload: _builtins.bytes
-    """OPEN and DATA: a serialised message of the method."""
+    """OPEN and DATA: a serialised message of the method. END: the last one, unless it is empty."""
     credit_bytes: _builtins.int
-    """CREDIT: how many more payload bytes the peer may send on this call."""
+    """CREDIT: how many more bytes the peer may send on this call. A payload costs its length and 32 bytes, and
+    may be sent while any credit is left.
+    """
     @_builtins.property
     def open(self) -> Global___RelayOpen:
         """OPEN: how the call starts."""
@@ -189,7 +191,9 @@ class RelayOpen(_message.Message):
     timeout_ms: _builtins.int
     """What remains of the caller's deadline, in milliseconds; 0 means none."""
     credit_bytes: _builtins.int
-    """How many payload bytes the serving side may send before it needs credit."""
+    """How many bytes the serving side may send before it needs credit. The calling side may send 64 KiB beside
+    the first payload.
+    """
     @_builtins.property
     def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """The call's metadata, as gRPC would carry it."""

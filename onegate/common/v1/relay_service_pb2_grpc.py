@@ -27,7 +27,8 @@ if _version_not_supported:
 
 class RelayServiceStub:
     """A transport: many concurrent calls on one long-lived stream, their frames gathered into batches. It knows
-    nothing of what the calls carry; every method served here is served by its plain RPC as well.
+    nothing of what the calls carry; every method served here is served by its plain RPC as well. The rules are
+    in docs/relay.md.
     """
 
     def __init__(self, channel):
@@ -45,7 +46,8 @@ class RelayServiceStub:
 
 class RelayServiceServicer:
     """A transport: many concurrent calls on one long-lived stream, their frames gathered into batches. It knows
-    nothing of what the calls carry; every method served here is served by its plain RPC as well.
+    nothing of what the calls carry; every method served here is served by its plain RPC as well. The rules are
+    in docs/relay.md.
     """
 
     def Relay(self, request_iterator, context):
@@ -73,7 +75,8 @@ def add_RelayServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RelayService:
     """A transport: many concurrent calls on one long-lived stream, their frames gathered into batches. It knows
-    nothing of what the calls carry; every method served here is served by its plain RPC as well.
+    nothing of what the calls carry; every method served here is served by its plain RPC as well. The rules are
+    in docs/relay.md.
     """
 
     @staticmethod

@@ -14,7 +14,8 @@ GRPC_VERSION: str
 
 class RelayServiceStub:
     """A transport: many concurrent calls on one long-lived stream, their frames gathered into batches. It knows
-    nothing of what the calls carry; every method served here is served by its plain RPC as well.
+    nothing of what the calls carry; every method served here is served by its plain RPC as well. The rules are
+    in docs/relay.md.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -23,7 +24,8 @@ class RelayServiceStub:
 
 class RelayServiceServicer(metaclass=_abc_1.ABCMeta):
     """A transport: many concurrent calls on one long-lived stream, their frames gathered into batches. It knows
-    nothing of what the calls carry; every method served here is served by its plain RPC as well.
+    nothing of what the calls carry; every method served here is served by its plain RPC as well. The rules are
+    in docs/relay.md.
     """
 
     @_abc_1.abstractmethod
