@@ -109,6 +109,7 @@ class FakeProvider:
     def __init__(self, *, tls: ssl.SSLContext | None = None, models: tuple[str, ...] = ()) -> None:
         self.taken: list[Taken] = []
         self.models = models
+        self.list_status = 200
         self.default = Reply()
         self.choose: Callable[[Taken], Reply] | None = None
         self.connections = 0
@@ -170,7 +171,8 @@ class FakeProvider:
     def _reply_to(self, taken: Taken) -> Reply:
         if taken.method == "GET":
             listed = [{"id": model, "object": "model", "created": 1} for model in self.models]
-            return Reply(body=json.dumps({"object": "list", "data": listed}).encode())
+            body = json.dumps({"object": "list", "data": listed}).encode()
+            return Reply(status=self.list_status, body=body)
         if self.choose is not None:
             return self.choose(taken)
         return self._scripted.popleft() if self._scripted else self.default

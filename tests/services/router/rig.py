@@ -4,7 +4,7 @@ tests' own, and a relay to call it through.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -245,8 +245,9 @@ class Rig:
     async def chat(self, body: Mapping[str, Any], *, key: str | None = None, **fields: Any) -> Said:
         """A whole call, in the caller's dialect and typed when the router asks for that."""
         said = Said()
-        call = self.open(native(body, **fields), key)
+        call: RelayCall | None = None
         try:
+            call = self.open(native(body, **fields), key)
             while (payload := await call.receive()) is not None:
                 said.messages += 1
                 for event in chat_service_pb2.ChatResponse.FromString(payload).events:
@@ -258,7 +259,8 @@ class Rig:
         except GatewayError as error:
             said.error = error
         finally:
-            call.cancel()
+            if call is not None:
+                call.cancel()
         return said
 
     async def records(self, count: int) -> list[Record]:
@@ -298,6 +300,13 @@ def settings_in(directory: Path, *providers: ProviderSettings, **router: Any) ->
     )
 
 
+async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Waits until the condition holds, for what has no event to wait for."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 @asynccontextmanager
 async def running(
     settings: Settings, prices: Iterable[price_pb2.PriceSheet] = ()
@@ -326,9 +335,7 @@ async def running(
             await rig.running
         await rig.pool.start()
         stack.push_async_callback(rig.pool.close)
-        async with asyncio.timeout(10):
-            while not rig.pool.ready:  # noqa: ASYNC110 - the pool has no event for it
-                await asyncio.sleep(0.01)
+        await until(lambda: rig.pool.ready)
         yield rig
 
 
