@@ -1,5 +1,6 @@
 """Messages and their parts in OpenAI's dialect, in every vendor's form."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -150,6 +151,10 @@ def test_a_part_that_the_vendor_has_no_form_for_is_refused(
     )
 
 
+def called(call_id: str) -> Part:
+    return Part(tool_call=content_pb2.ToolCall(id=call_id, name="f", arguments="{}"))
+
+
 def thought(words: str, **more: Any) -> Part:
     return Part(thinking=content_pb2.ThinkingPart(text=words, **more))
 
@@ -164,6 +169,26 @@ def thought(words: str, **more: Any) -> Part:
             {"reasoning_content": "ab", "content": "c"},
         ),
         (GROQ, [thought("", redacted_data="x"), text("c")], {"content": "c"}),
+        (
+            DEEPSEEK,
+            [called("c1")],
+            {
+                "content": None,
+                "reasoning_content": "",
+                "tool_calls": [
+                    {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+                ],
+            },
+        ),
+        (
+            COMPATIBLE,
+            [thought("a"), thought("b"), thought("", redacted_data="x"), thought(""), text("c")],
+            {
+                "content": "c",
+                "reasoning_content": "ab",
+                "reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}],
+            },
+        ),
         (MISTRAL, [thought("", redacted_data="x"), text("c")], {"content": "c"}),
         (
             MISTRAL,
@@ -338,9 +363,8 @@ def test_every_tool_result_is_a_message_of_its_own() -> None:
 
 
 def test_an_id_of_another_vendor_is_made_to_fit_and_stays_the_same() -> None:
-    called = Part(tool_call=content_pb2.ToolCall(id="call_Zq7", name="f", arguments="{}"))
-    fits = Part(tool_call=content_pb2.ToolCall(id="Ab1Cd2Ef3", name="f", arguments="{}"))
-    body = sent(MISTRAL, call(assistant(called, fits), message(result(call_id="call_Zq7"))))
+    turn = assistant(called("call_Zq7"), called("Ab1Cd2Ef3"))
+    body = sent(MISTRAL, call(turn, message(result(call_id="call_Zq7"))))
     made = body["messages"][0]["tool_calls"][0]["id"]
     assert len(made) == 9
     assert made.isalnum()
@@ -377,3 +401,18 @@ def test_a_breakpoint_says_how_long_where_the_caller_does() -> None:
         {"type": "ephemeral", "ttl": "1h"},
     ]
     assert sent(OPENAI, call(message(parts[0])))["messages"][0]["content"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("audio", Part(audio=AUDIO(source=BARE))),
+        ("files", Part(file=FILE(source=PDF))),
+        ("thoughts", thought("a")),
+    ],
+)
+def test_a_form_that_nobody_has_written_fails_loudly(name: str, part: Part) -> None:
+    novel: dict[str, Any] = {name: "novel"}
+    row = dataclasses.replace(OPENAI, **novel)
+    with pytest.raises(AssertionError):
+        sent(row, call(assistant(part) if name == "thoughts" else message(part)))

@@ -121,8 +121,8 @@ DEEPSEEK: Final = Compatible(
     ),
     response_formats=frozenset({"text", "json_object"}),
     thinking=ThinkingKnobs(on=_SWITCH["on"], off=_SWITCH["off"]),
-    # A tool loop without the thoughts that led to the call is refused.
     thoughts=Thoughts.CONTENT,
+    thoughts_required=True,
     failures=frozenset({"insufficient_system_resource"}),
 )
 
@@ -358,8 +358,8 @@ MOONSHOT: Final = Compatible(
         on=_SWITCH["on"],
         off=_SWITCH["off"],
     ),
-    # A tool loop without the thoughts that led to the call is refused.
     thoughts=Thoughts.CONTENT,
+    thoughts_required=True,
 )
 
 ZAI: Final = Compatible(
@@ -536,6 +536,7 @@ COMPATIBLE: Final = Compatible(
     # in all words that the vendors here and the recorded relays use.
     fields={"output_tokens_max": "max_tokens"},
     video=True,
+    thoughts=Thoughts.AS_GIVEN,
     thought_signatures=True,
     finish_reasons={
         "end_turn": STOP,

@@ -95,6 +95,8 @@ def _write_answer(row: Compatible, made: Json, parts: list[content_pb2.Part], pl
                 _write_annotations(row, made, part)
                 if not part.HasField("text") or part.text.text or part.extra_json:
                     said.append(part)
+    if row.thoughts_required and "tool_calls" in made:
+        made.setdefault("reasoning_content", "")
     silent = not said and made.keys() & {"tool_calls", "function_call", "refusal", "audio"}
     made["content"] = None if silent else content(row, said, f"{place}.content")
 
@@ -150,13 +152,19 @@ def _write_thought(
                 said.append(part)
         case Thoughts.DETAILS:
             _write_detail(row, made, _detail(part))
+        case Thoughts.AS_GIVEN:
+            thought = part.thinking
+            if thought.signature or thought.redacted_data or thought.extra_json or part.extra_json:
+                _write_detail(row, made, _detail(part))
+            elif text:
+                made["reasoning_content"] = made.get("reasoning_content", "") + text
         case _ as never:
             assert_never(never)
 
 
 def _write_detail(row: Compatible, made: Json, detail: Any) -> None:
     """Adds one of OpenRouter's ``reasoning_details`` where they are known."""
-    if row.thoughts is Thoughts.DETAILS:
+    if row.thoughts in (Thoughts.DETAILS, Thoughts.AS_GIVEN):
         made.setdefault("reasoning_details", []).append(detail)
 
 

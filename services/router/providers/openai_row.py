@@ -61,6 +61,8 @@ class Thoughts(enum.Enum):
     """``reasoning``, a text."""
     DETAILS = "reasoning_details"
     """``reasoning_details``, with signatures."""
+    AS_GIVEN = "as given"
+    """``reasoning_details`` for what has a proof, else ``reasoning_content``."""
     PARTS = "content"
     """Parts of the content: ``{"type": "thinking", "thinking": [{"type": "text", …}]}``."""
 
@@ -116,6 +118,9 @@ class Compatible:
         call_id_chars: ids of tool calls have exactly so many letters and digits; 0: any id.
         cache_control: takes cache breakpoints, in Anthropic's form; otherwise it caches by itself.
         video: takes ``video_url`` parts.
+        thoughts: how it takes back the thoughts of an earlier turn.
+        thoughts_required: refuses an earlier tool call without the thoughts that led to it, were
+            they empty.
         thought_signatures: takes back the proofs that its tool calls carry, in Google's form.
         stream_usage: knows ``stream_options``; otherwise it sends usage unasked.
         service_tiers: its words for OpenAI's service tiers, where they differ.
@@ -150,6 +155,7 @@ class Compatible:
     video: bool = False
     thinking: ThinkingKnobs | None = field(default_factory=ThinkingKnobs)
     thoughts: Thoughts = Thoughts.OMITTED
+    thoughts_required: bool = False
     thought_signatures: bool = False
     stream_usage: bool = True
     service_tiers: Mapping[str, str] = field(default_factory=dict)
