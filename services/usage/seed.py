@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, time
 from decimal import ROUND_CEILING, Decimal
 from importlib.metadata import version
-from typing import Final
+from typing import Final, assert_never
 
 from genai_prices import data, types
 
@@ -260,8 +260,10 @@ def _tariff(
             return Tariff(lines=lines, starts_on=day)
         case types.TimeOfDateConstraint(start_time=start, end_time=end):
             return Tariff(lines=lines, hours=(_utc(start), _utc(end)))
-        case _:
+        case None:
             return Tariff(lines=lines)
+        case _:
+            assert_never(constraint)
 
 
 def _utc(hour: time) -> time:

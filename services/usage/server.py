@@ -54,7 +54,7 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
         self._store = store
         self._intake = intake
         self._operator_token = operator_token
-        counter = metrics.counter("records", "Records of attempts by what became of them.", ("verdict",))
+        counter = metrics.counter("records", "Records by what became of them.", ("verdict",))
         self._counts = {verdict: counter.labelled(verdict.name.lower()) for verdict in Verdict}
 
     async def RecordUsage(
