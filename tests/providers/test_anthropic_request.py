@@ -128,15 +128,6 @@ def test_a_part_that_anthropic_lacks_is_refused(
         (call(content_pb2.Message()), "messages[0].role"),
         (call(message(text("4"), role=content_pb2.ROLE_TOOL)), "messages[0].tool_call_id"),
         (
-            call(
-                message(
-                    content_pb2.Part(tool_call=content_pb2.ToolCall(name="f", arguments="[1]")),
-                    role=content_pb2.ROLE_ASSISTANT,
-                )
-            ),
-            "messages[0].content[0].arguments",
-        ),
-        (
             call(message(content_pb2.Part(image=content_pb2.ImagePart()))),
             "messages[0].content[0]",
         ),
@@ -241,6 +232,18 @@ def test_legacy_function_calls_get_the_ids_that_anthropic_asks_for() -> None:
     use, result = body["messages"][1]["content"][0], body["messages"][2]["content"][0]
     assert use == {"type": "tool_use", "id": "call_1", "name": "now", "input": {}}
     assert result == {"type": "tool_result", "tool_use_id": "call_1"}
+
+
+def test_arguments_that_are_no_object_are_wrapped_as_anthropic_asks() -> None:
+    made = [
+        content_pb2.Part(tool_call=content_pb2.ToolCall(id="t", name="f", arguments=arguments))
+        for arguments in ('{"n": 1.50}', '{"n": ', "[1]")
+    ]
+    request = call(message(*made, role=content_pb2.ROLE_ASSISTANT))
+    inputs = [block["input"] for block in sent(request)["messages"][0]["content"]]
+    assert inputs == [{"n": 1.5}, {"INVALID_JSON": '{"n": '}, {"INVALID_JSON": "[1]"}]
+    sent_bytes = WIRE.request(exchange(request, MODEL)).body
+    assert b'{"n": 1.50}' in sent_bytes
 
 
 def test_thoughts_keep_their_proof_and_lose_what_describes_another_format() -> None:

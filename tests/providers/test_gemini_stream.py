@@ -105,10 +105,11 @@ def test_calls_media_and_own_parts_come_as_they_are_made() -> None:
     ]
     assert made[2].images[0].source.data == b"\x00"
     assert (made[3].audio.id, made[3].audio.data) == ("r", b"\x00\x01")
-    beside = json.loads(made[4].extra_json)["provider_specific_fields"]
-    assert beside == {"parts": [{"executableCode": {"code": "1"}}]}
-    assert (made[5].text, made[6].thinking.signature) == ("so", "gemini:dHg=")
-    assert [choice.part_index for choice in made] == [0, 0, 1, 2, 3, 4, 4]
+    assert (made[4].text, made[5].thinking.signature) == ("so", "gemini:dHg=")
+    assert [choice.part_index for choice in made] == [0, 0, 1, 2, 3, 3]
+    beside, _ = feed(decoder, piece(reason="STOP"))
+    told = json.loads(beside.choices[0].extra_json)["provider_specific_fields"]
+    assert told == {"parts": [{"executableCode": {"code": "1"}}]}
 
 
 def test_a_blocked_prompt_ends_the_stream() -> None:

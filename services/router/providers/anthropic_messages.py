@@ -245,14 +245,18 @@ def _source(source: content_pb2.MediaSource, where: str) -> Json:
 
 
 def _tool_call(part: content_pb2.ToolCall, where: str) -> Json:
-    """A call that the model made. Another provider's proof of its thinking is of no use here."""
+    """A call that the model made. Another provider's proof of its thinking is of no use here.
+
+    Arguments that are no JSON object are wrapped, as Anthropic asks
+    (https://platform.claude.com/docs/en/agents-and-tools/tool-use/fine-grained-tool-streaming).
+    """
     if part.kind == content_pb2.TOOL_KIND_CUSTOM:
         raise unsupported(where, PROVIDER, "It has no tools with free-text input.")
     return {
         "type": "tool_use",
         "id": _tool_id(part.id),
         "name": part.name,
-        "input": arguments(part.arguments, f"{where}.arguments"),
+        "input": arguments(part.arguments) or {"INVALID_JSON": part.arguments},
     }
 
 

@@ -55,13 +55,24 @@ class AnthropicStream(StreamState):
     an ``estimated`` output.
     """
 
-    __slots__ = ("_blocks", "_handlers", "_model", "_reported", "_text_chars", "_tool_calls")
+    __slots__ = (
+        "_annotations",
+        "_beside",
+        "_blocks",
+        "_handlers",
+        "_model",
+        "_reported",
+        "_text_chars",
+        "_tool_calls",
+    )
 
     def __init__(self, model: str) -> None:
         """``model`` was called, should the answer not name it."""
         super().__init__()
         self._model = model
         self._blocks: dict[int, _Block] = {}
+        self._annotations: list[content_pb2.Annotation] = []
+        self._beside: dict[str, list[Json]] = {}
         self._reported: Json = {}
         self._text_chars = 0
         self._tool_calls = 0
@@ -114,14 +125,14 @@ class AnthropicStream(StreamState):
         made = [first]
         for index, block in enumerate(message.get("content") or ()):
             made += self._chunk(self._start(index, block))
-            made += self._chunk(*self._stop(index))
+            made += self._chunk(self._stop(index))
         return made
 
     def _block_start(self, data: Json) -> Sequence[chat_pb2.ChatEvent]:
         return self._chunk(self._start(data["index"], data["content_block"]))
 
     def _block_stop(self, data: Json) -> Sequence[chat_pb2.ChatEvent]:
-        return self._chunk(*self._stop(data["index"]))
+        return self._chunk(self._stop(data["index"]))
 
     def _delta(self, data: Json) -> Sequence[chat_pb2.ChatEvent]:
         """More of a block."""
@@ -158,13 +169,14 @@ class AnthropicStream(StreamState):
         if not reason:
             return ()
         self.finish_reason = reason
+        made = list(self._last_words())
         event = chat_pb2.ChatEvent()
         event.delta.extra_json = extra({**data, **told})
         event.delta.choices.add(
             finish_reason=FINISH_REASONS.get(reason, chat_pb2.FINISH_REASON_STOP),
             native_finish_reason=reason,
         )
-        return (event,)
+        return [*made, event]
 
     def _message_stop(self, _data: Json) -> Sequence[chat_pb2.ChatEvent]:
         if not self.finish_reason:
@@ -201,39 +213,45 @@ class AnthropicStream(StreamState):
             case _:
                 return None
 
-    def _stop(self, index: int) -> Sequence[chat_pb2.ChoiceDelta | None]:
+    def _stop(self, index: int) -> chat_pb2.ChoiceDelta | None:
         """A block is complete: what could not be told in pieces is told now.
 
         The end of a block that never began is ignored, as Anthropic's own clients do.
         """
         state = self._blocks.pop(index, None)
         if state is None:
-            return ()
+            return None
         block = state.block
         match block["type"]:
             case "text":
-                return self._cited(index, state)
+                if state.citations:
+                    self._beside.setdefault("citations", []).extend(state.citations)
+                    self._annotations += anthropic_blocks.annotations(
+                        state.citations, state.text_start, self._text_chars
+                    )
+                return None
             case "thinking" | "redacted_thinking":
-                return ()
+                return None
             case "tool_use":
-                return () if state.input_json else (self._input(index, state, _whole(block)),)
+                return None if state.input_json else self._input(index, state, _whole(block))
             case _:
                 if state.input_json:
                     block["input"] = _parsed("".join(state.input_json))
-                content = beside(parts=[block])
+                self._beside.setdefault("parts", []).append(block)
                 self.started = True
-                self.output_bytes += len(content)
-                return (chat_pb2.ChoiceDelta(extra_json=content, part_index=index),)
+                self.output_bytes += len(dump(block))
+                return None
 
-    def _cited(self, index: int, state: _Block) -> Sequence[chat_pb2.ChoiceDelta]:
-        """Where a text block comes from, and the citations as they are."""
-        if not state.citations:
-            return ()
-        noted = anthropic_blocks.annotations(state.citations, state.text_start, self._text_chars)
-        return (
-            chat_pb2.ChoiceDelta(annotations=noted, part_index=index),
-            chat_pb2.ChoiceDelta(extra_json=beside(citations=state.citations), part_index=index),
-        )
+    def _last_words(self) -> Sequence[chat_pb2.ChatEvent]:
+        """What is said once, at the end: clients join lists in deltas by an ``index`` that
+        citations and blocks do not have (``accumulate_delta`` of openai-python).
+        """
+        noted = told = None
+        if self._annotations:
+            noted = chat_pb2.ChoiceDelta(annotations=self._annotations)
+        if self._beside:
+            told = chat_pb2.ChoiceDelta(extra_json=beside(**self._beside))
+        return (*self._chunk(noted), *self._chunk(told))
 
     def _said(self, text: str) -> str:
         self._text_chars += len(text)
@@ -265,15 +283,12 @@ class AnthropicStream(StreamState):
         self.output_bytes += utf8_size(text)
 
     @staticmethod
-    def _chunk(*choices: chat_pb2.ChoiceDelta | None) -> Sequence[chat_pb2.ChatEvent]:
-        """An event for every piece that there is: callers look at the first choice alone."""
-        made = []
-        for choice in choices:
-            if choice is not None:
-                event = chat_pb2.ChatEvent()
-                event.delta.choices.append(choice)
-                made.append(event)
-        return made
+    def _chunk(choice: chat_pb2.ChoiceDelta | None) -> Sequence[chat_pb2.ChatEvent]:
+        if choice is None:
+            return ()
+        event = chat_pb2.ChatEvent()
+        event.delta.choices.append(choice)
+        return (event,)
 
 
 def _whole(block: Json) -> str:

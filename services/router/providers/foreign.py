@@ -193,16 +193,20 @@ def given_object(raw: bytes, param: str) -> Json:
     return value
 
 
-def arguments(text: str, param: str) -> msgspec.Raw:
-    """A tool call's arguments, verbatim, once they are known to be a JSON object.
-
-    An empty text counts as no arguments. Raises INVALID_REQUEST for anything else.
+def arguments(text: str) -> msgspec.Raw | None:
+    """A tool call's arguments, verbatim, when they are a JSON object; ``None`` when they are not,
+    as when an output limit cut them. An empty text counts as no arguments.
     """
-    if not text.strip():
-        return msgspec.Raw(b"{}")
-    raw = text.encode()
-    given_object(raw, param)
-    return msgspec.Raw(raw)
+    raw = text.encode() if text.strip() else b"{}"
+    return msgspec.Raw(raw) if is_object(raw) else None
+
+
+def is_object(raw: bytes) -> bool:
+    """Whether the bytes are a JSON object."""
+    try:
+        return isinstance(msgspec.json.decode(raw), dict)
+    except msgspec.DecodeError:
+        return False
 
 
 def dump(value: object) -> bytes:

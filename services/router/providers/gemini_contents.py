@@ -22,6 +22,7 @@ from services.router.providers.foreign import (
     dump,
     given_object,
     invalid,
+    is_object,
     sent_back,
     unsupported,
 )
@@ -152,10 +153,10 @@ class Contents:
         if call.kind == content_pb2.TOOL_KIND_CUSTOM:
             raise unsupported(where, PROVIDER, "It has no tools with free-text input.")
         self._names[call.id] = call.name
-        function: Json = {
-            "name": call.name,
-            "args": arguments(call.arguments, f"{where}.arguments"),
-        }
+        args = arguments(call.arguments)
+        if args is None:
+            raise invalid(f"{where}.arguments", "A call's arguments must be a JSON object.")
+        function: Json = {"name": call.name, "args": args}
         if call.id and not call.id.startswith(MADE_UP_ID):
             function["id"] = call.id
         encoded: Json = {"functionCall": function}
@@ -291,11 +292,7 @@ def _response(said: str, *, failed: bool) -> Any:
     if failed:
         return {"error": said}
     raw = said.encode()
-    try:
-        is_object = isinstance(msgspec.json.decode(raw), dict)
-    except msgspec.DecodeError:
-        is_object = False
-    return msgspec.Raw(raw) if is_object else {"output": said}
+    return msgspec.Raw(raw) if is_object(raw) else {"output": said}
 
 
 def _opaque(part: bytes, where: str) -> Json:

@@ -41,6 +41,8 @@ class _Candidate:
     calls: int = 0
     searches: int = 0
     text: list[str] = field(default_factory=list)
+    own: list[Json] = field(default_factory=list)
+    annotations: list[content_pb2.Annotation] = field(default_factory=list)
 
 
 class GeminiStream(StreamState):
@@ -128,21 +130,25 @@ class GeminiStream(StreamState):
             _piece(made, state, "text")
 
     def _end(self, made: list[chat_pb2.ChatEvent], state: _Candidate, candidate: Json) -> None:
-        """What is said of the answer as a whole, and why it ends."""
-        grounding = candidate.get("groundingMetadata") or {}
-        noted = gemini_parts.annotations(grounding, "".join(state.text))
-        state.searches = max(state.searches, gemini_parts.searches(candidate, self._exchange.model))
-        tokens = candidate.get("logprobsResult")
-        reason = candidate.get("finishReason")
-        if not (noted or tokens or reason):
-            return
-        last = _piece(made, state, state.kind)
-        last.annotations.extend(noted)
-        if tokens:
-            last.logprobs.CopyFrom(gemini_parts.logprobs(tokens))
-        if reason:
+        """What is said of the answer as a whole, and why it ends.
+
+        Sources and Gemini's own parts are said once: clients join lists in deltas by an ``index``
+        that these do not have (``accumulate_delta`` of openai-python).
+        """
+        if grounding := candidate.get("groundingMetadata"):
+            state.annotations = gemini_parts.annotations(grounding, "".join(state.text))
+            found = gemini_parts.searches(candidate, self._exchange.model)
+            state.searches = max(state.searches, found)
+        if tokens := candidate.get("logprobsResult"):
+            piece = _piece(made, state, state.kind)
+            piece.logprobs.CopyFrom(gemini_parts.logprobs(tokens))
+        if reason := candidate.get("finishReason"):
+            if state.own:
+                _piece(made, state, state.kind).extra_json = beside(parts=state.own)
             state.finished = True
             self.finish_reason = reason
+            last = _piece(made, state, state.kind)
+            last.annotations.extend(state.annotations)
             last.finish_reason = finish(reason, calls=state.calls > 0)
             last.native_finish_reason = reason
 
@@ -152,6 +158,9 @@ class GeminiStream(StreamState):
         """A part as what the answer gained."""
         self._wrote(gemini_parts.output_bytes(part))
         kind = part.WhichOneof("content") or ""
+        if kind == "opaque_json":
+            state.own.append(_DECODER.decode(part.opaque_json))
+            return
         # A proof without a thought belongs to the part before it.
         alone = kind == "thinking" and not part.thinking.text
         piece = _piece(made, state, state.kind if alone else kind)
@@ -173,11 +182,9 @@ class GeminiStream(StreamState):
                 state.calls += 1
             case "image":
                 piece.images.append(part.image)
-            case "audio":
+            case _:
                 piece.audio.id = self.upstream_id
                 piece.audio.data = part.audio.source.data
-            case _:
-                piece.extra_json = beside(parts=[_DECODER.decode(part.opaque_json)])
 
     def _block(self, made: list[chat_pb2.ChatEvent], reason: str) -> None:
         """The prompt was refused: an answer without content."""
