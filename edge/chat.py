@@ -106,6 +106,7 @@ class ChatExchange:
         "_context",
         "_encoder",
         "_metered",
+        "_native",
         "_owner",
         "_relayed",
         "_served",
@@ -131,6 +132,7 @@ class ChatExchange:
         self._metered: chat_pb2.Metered | None = None
         self._answer: chat_pb2.ChatAnswer | None = None
         self._body: bytes | None = None
+        self._native = b""
         self._stream: Stream | None = None
         self._encoder: ChunkEncoder | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -160,6 +162,7 @@ class ChatExchange:
                 pieces = []
                 for happened in chat_service_pb2.ChatResponse.FromString(payload).events:
                     if native := happened.native:
+                        self._native = native
                         pieces.append(native)
                     elif happened.HasField("delta"):
                         pieces.append(self._encode(happened.delta))
@@ -221,8 +224,12 @@ class ChatExchange:
         if self._call.first_byte_s is None:
             raise _no_answer()
         last = DONE
-        if self._encoder is not None and self._metered is not None and self._chat.stream_usage:
-            last = self._encoder.usage(self._metered) + DONE
+        metered = self._metered
+        if metered is not None and self._chat.stream_usage:
+            if self._encoder is None and metered.usage_missing:
+                self._encoder = ChunkEncoder.after(self._native, self._frame())
+            if self._encoder is not None:
+                last = self._encoder.usage(metered) + DONE
         self._begin().finish(last)
 
     def _fail(self, error: GatewayError) -> None:

@@ -7,6 +7,7 @@ own do, although its published schema lists only ``function`` there.
 """
 
 import base64
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -37,6 +38,14 @@ KEEP_ALIVE: Final = b": keep-alive\n\n"
 def event(payload: bytes) -> bytes:
     """JSON as one server-sent event."""
     return b"data: " + payload + b"\n\n"
+
+
+class _Said(msgspec.Struct):
+    """What all chunks of a stream say."""
+
+    id: str = ""
+    created: int = 0
+    model: str = ""
 
 
 class ChunkEncoder:
@@ -74,6 +83,13 @@ class ChunkEncoder:
             members = self._said | {"choices": msgspec.Raw(choices), "usage": None}
             return event(encode(with_extra(members, delta.extra_json)))
         return self._head + choices + self._tail
+
+    @classmethod
+    def after(cls, native: bytes, frame: AnswerFrame) -> "ChunkEncoder":
+        """An encoder that goes on where native chunks have ended: ``native`` holds the last."""
+        last = native[native.rfind(b"data: ") + 6 :]
+        said = msgspec.json.decode(last, type=_Said)
+        return cls(replace(frame, id=said.id, created_unix_s=said.created, model=said.model))
 
     def usage(self, metered: chat_pb2.Metered) -> bytes:
         """The chunk after the last, which has no choices."""

@@ -186,9 +186,12 @@ class ProviderCall:
         )
 
     def _metered(self) -> chat_pb2.ChatEvent:
-        record = self._attempt.record
+        record, exchange = self._attempt.record, self._exchange
+        unsaid = exchange.native and exchange.request.stream_usage and self._progress.usage is None
         return chat_pb2.ChatEvent(
-            metered=chat_pb2.Metered(tokens=record.tokens, cost_nano_usd=record.cost_nano_usd)
+            metered=chat_pb2.Metered(
+                tokens=record.tokens, cost_nano_usd=record.cost_nano_usd, usage_missing=unsaid
+            )
         )
 
     def _meaning(self, error: BaseException) -> GatewayError | None:

@@ -13,7 +13,13 @@ ANTHROPIC_FINISH = {
     "model_context_window_exceeded": "length",
     "tool_use": "tool_calls",
     "refusal": "content_filter",
+    "compaction": "length",
 }
+ANTHROPIC_INPUTS = (
+    "input_tokens",
+    "cache_read_input_tokens",
+    "cache_creation_input_tokens",
+)
 GEMINI_LENGTH = {"MAX_TOKENS"}
 GEMINI_FILTERED = {
     "SAFETY",
@@ -35,6 +41,14 @@ def events_of(body: str) -> list[dict[str, Any]]:
     ]
 
 
+def parsed(arguments: str) -> Any:
+    """Arguments as a value; as text where the output limit cut them."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
+
+
 def anthropic(body: str) -> dict[str, Any]:
     """Text, tool calls, finish and tokens of a Messages answer, whole or streamed."""
     if not body.lstrip().startswith("{"):
@@ -42,15 +56,17 @@ def anthropic(body: str) -> dict[str, Any]:
     else:
         message = json.loads(body)
     blocks = message["content"]
-    usage = message["usage"]
-    cached = (usage.get("cache_read_input_tokens") or 0) + (
-        usage.get("cache_creation_input_tokens") or 0
-    )
+    # The report leaves out what compacting the conversation took before the answer.
+    runs = [message["usage"]]
+    runs += [run for run in runs[0].get("iterations") or () if run["type"] == "compaction"]
     return {
         "text": "".join(block["text"] for block in blocks if block["type"] == "text"),
         "calls": [(b["name"], b["input"]) for b in blocks if b["type"] == "tool_use"],
         "finish": ANTHROPIC_FINISH[message["stop_reason"]],
-        "tokens": ((usage.get("input_tokens") or 0) + cached, usage["output_tokens"]),
+        "tokens": (
+            sum(run.get(name) or 0 for run in runs for name in ANTHROPIC_INPUTS),
+            sum(run["output_tokens"] for run in runs),
+        ),
     }
 
 
@@ -58,8 +74,11 @@ def _anthropic_folded(events: list[dict[str, Any]]) -> dict[str, Any]:
     message: dict[str, Any] = {"content": [], "usage": {}}
     for event in events:
         match event["type"]:
+            case "message_stop":
+                break
             case "message_start":
-                message = {**event["message"], "content": list(event["message"]["content"])}
+                said = [*message["content"], *event["message"]["content"]]
+                message = {**event["message"], "content": said}
             case "content_block_start":
                 block = {**event["content_block"], "json": ""}
                 message["content"].append(block)
@@ -75,8 +94,8 @@ def _anthropic_folded(events: list[dict[str, Any]]) -> dict[str, Any]:
                 told = {k: v for k, v in event.get("usage", {}).items() if v is not None}
                 message["usage"] = {**message["usage"], **told}
     for block in message["content"]:
-        if block["type"] == "tool_use" and block["json"]:
-            block["input"] = json.loads(block["json"])
+        if block["type"] == "tool_use" and block.get("json"):
+            block["input"] = parsed(block["json"])
     return message
 
 

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -17,7 +18,7 @@ import pytest
 from tests.gateway import Gateway, running_gateway, wait_until
 
 MODEL = "demo/echo"
-HELLO = [{"role": "user", "content": "Hello!"}]
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
 NODE = Path(__file__).parent / "node"
 
 

@@ -1,11 +1,13 @@
 """Keys on a gateway of two routers and two edges: what they may call, and how fast they die."""
 
+import asyncio
 import contextlib
 import json
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import openai
@@ -16,7 +18,7 @@ from onegate.router.v1 import chat_pb2, chat_service_pb2_grpc
 from tests.gateway import Gateway, running_gateway, wait_until
 
 MODEL = "demo/echo"
-HELLO = [{"role": "user", "content": "Hello!"}]
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
 CONNECTIONS = 24
 """Fresh connections a round: with two listeners both get some, but for one case in 2^23."""
 
@@ -52,15 +54,19 @@ def router_status(gateway: Gateway, router: int, key: str) -> grpc.StatusCode:
         role=content_pb2.ROLE_USER,
         parts=[content_pb2.Part(text=content_pb2.TextPart(text="Hello!"))],
     )
-    with grpc.insecure_channel(f"unix:{path}") as channel:
-        call = chat_service_pb2_grpc.ChatServiceStub(channel).Chat(
-            chat_pb2.ChatRequest(model=MODEL, messages=[message]),
-            metadata=(("authorization", f"Bearer {key}"),),
-            timeout=10,
-        )
-        with contextlib.suppress(grpc.RpcError):
-            list(call)
-        return call.code()
+
+    async def ask() -> grpc.StatusCode:
+        async with grpc.aio.insecure_channel(f"unix:{path}") as channel:
+            call = chat_service_pb2_grpc.ChatServiceStub(channel).Chat(
+                chat_pb2.ChatRequest(model=MODEL, messages=[message]),
+                metadata=(("authorization", f"Bearer {key}"),),
+                timeout=10,
+            )
+            with contextlib.suppress(grpc.RpcError):
+                assert [_ async for _ in call]
+            return await call.code()
+
+    return asyncio.run(ask())
 
 
 def make_key(gateway: Gateway, *arguments: str) -> tuple[str, str]:

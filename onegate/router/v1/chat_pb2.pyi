@@ -1149,8 +1149,11 @@ class Metered(_message.Message):
 
     TOKENS_FIELD_NUMBER: _builtins.int
     COST_NANO_USD_FIELD_NUMBER: _builtins.int
+    USAGE_MISSING_FIELD_NUMBER: _builtins.int
     cost_nano_usd: _builtins.int
     """In nano-USD."""
+    usage_missing: _builtins.bool
+    """The caller asked for usage, and the provider of a native stream gave none: the native bytes do not hold it."""
     @_builtins.property
     def tokens(self) -> _token_usage_pb2.TokenUsage:
         """By kind."""
@@ -1160,10 +1163,11 @@ class Metered(_message.Message):
         *,
         tokens: _token_usage_pb2.TokenUsage | None = ...,
         cost_nano_usd: _builtins.int = ...,
+        usage_missing: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_nano_usd", b"cost_nano_usd", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cost_nano_usd", b"cost_nano_usd", "tokens", b"tokens", "usage_missing", b"usage_missing"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
