@@ -36,6 +36,9 @@ BATCH_FRAMES_MAX: Final = 512
 QUEUE_BYTES_MAX: Final = 8 << 20
 """Senders wait while so much is queued: the peer, or the network, takes nothing."""
 
+QUIET_FRAMES: Final = 4
+"""So many frames in ``gather_s`` are no load: each goes at once."""
+
 BLOCKED_S: Final = 0.005
 """A write that takes longer waited for the peer."""
 
@@ -69,8 +72,9 @@ class FrameWriter:
     """Gathers frames and writes them, one batch at a time.
 
     A frame queued on an idle stream goes out in the same turn of the event loop, with whatever
-    else that turn queued. From then on at least ``gather_s`` seconds pass between two batches, so
-    that under load the fixed cost of a message is shared by many calls.
+    else that turn queued. Under load, which is more than ``QUIET_FRAMES`` in ``gather_s`` seconds,
+    at least that time passes between two batches, so that the fixed cost of a message is shared
+    by many calls.
     """
 
     __slots__ = (
@@ -141,34 +145,43 @@ class FrameWriter:
         """Writes batches until :meth:`close`; raises what ``write`` raises, which is
         :class:`NotWritten` when nothing of the batch went out.
         """
-        next_s = -math.inf
+        gather_s = self._gather_s
+        began_s = -math.inf
+        # Frames of late, beyond what would have been quiet.
+        load = 0.0
         while True:
             while not (self._bytes or self._full):
                 if self._closing:
                     return
                 self._sleeper = self.loop.create_future()
                 await self._sleeper
-            now_s = self._clock.monotonic()
-            if now_s < next_s and not self._closing:
-                await self._clock.sleep(next_s - now_s)
-                now_s = self._clock.monotonic()
-            next_s = now_s + self._gather_s
-            await self._write(write, now_s)
+            passed_s = self._clock.monotonic() - began_s
+            if passed_s < gather_s:
+                load = max(load - QUIET_FRAMES * passed_s / gather_s, 0.0)
+                if load > QUIET_FRAMES and not self._closing:
+                    await self._clock.sleep(gather_s - passed_s)
+            else:
+                load = 0.0
+            began_s = self._clock.monotonic()
+            load += await self._write(write)
             while self._full:
-                await self._write(write, self._clock.monotonic())
+                load += await self._write(write)
 
-    async def _write(self, write: Callable[[bytes], Awaitable[object]], now_s: float) -> None:
-        """Writes the oldest batch."""
+    async def _write(self, write: Callable[[bytes], Awaitable[object]]) -> int:
+        """Writes the oldest batch; how many frames it had."""
         batch = self._take()
+        frames = len(batch.frames)
+        began_s = self._clock.monotonic()
         try:
             await write(batch.SerializeToString())
         except NotWritten:
             self._full.appendleft((batch, 0))
             raise
-        if self._clock.monotonic() - now_s > BLOCKED_S:
+        if self._clock.monotonic() - began_s > BLOCKED_S:
             # What freed a blocked write may have been the end of the stream, which the reader
             # learns a moment later. Nothing more is handed over before that moment has passed.
             await self._clock.sleep(BLOCKED_S)
+        return frames
 
     def _take(self) -> Batch:
         """The oldest batch."""

@@ -166,31 +166,45 @@ def test_batches_keep_the_order_and_stay_small_but_for_a_large_payload(
         assert len(batch) == 1 or sum(len(frame.payload) for frame in batch) <= BATCH_BYTES_MAX
 
 
-@pytest.mark.anyio
-async def test_the_first_frame_goes_at_once_and_then_batches_keep_their_distance() -> None:
+async def timed(writer: FrameWriter, bursts: list[tuple[float, int]]) -> list[tuple[float, int]]:
+    """Queues so many frames at such times; when each batch went, and how many frames it had."""
     clock = SystemClock()
     written: list[tuple[float, int]] = []
+    began = clock.monotonic()
 
     async def write(raw: bytes) -> None:
-        written.append((clock.monotonic(), len(RelayRequest.FromString(raw).frames)))
+        frames = len(RelayRequest.FromString(raw).frames)
+        written.append((round(clock.monotonic() - began, 3), frames))
 
-    writer = FrameWriter(RelayRequest, clock, RpcSettings(relay_gather_s=0.05))
     writing = asyncio.create_task(writer.run(write))
     await asyncio.sleep(0)
-    began = clock.monotonic()
-    for number in range(3):
-        writer.frame(1)(call=number + 1, kind=DATA, payload=b"x")
-    await asyncio.sleep(0.01)
-    for number in range(5):
-        writer.frame(1)(call=number + 10, kind=DATA, payload=b"x")
-        await asyncio.sleep(0)
-    await asyncio.sleep(0.1)
-    writer.frame(1)(call=99, kind=DATA, payload=b"x")
+    for at_s, frames in bursts:
+        await asyncio.sleep(max(at_s - (clock.monotonic() - began), 0))
+        for _ in range(frames):
+            writer.frame(1)(call=1, kind=DATA, payload=b"x")
+    await asyncio.sleep(0.15)
     writer.close()
     await writing
-    assert [frames for _, frames in written] == [3, 5, 1]
-    assert written[0][0] - began < 0.01
-    assert written[1][0] - written[0][0] >= 0.045
+    return written
+
+
+@pytest.mark.anyio
+async def test_under_load_batches_keep_their_distance_and_the_first_goes_at_once() -> None:
+    writer = FrameWriter(RelayRequest, SystemClock(), RpcSettings(relay_gather_s=0.1))
+    written = await timed(writer, [(0, 6), (0.01, 3), (0.02, 5), (0.3, 1)])
+    assert [frames for _, frames in written] == [6, 8, 1]
+    times = [at_s for at_s, _ in written]
+    assert times[0] < 0.02
+    assert times[1] - times[0] >= 0.095
+    assert times[2] < 0.35
+
+
+@pytest.mark.anyio
+async def test_a_few_frames_go_at_once_each() -> None:
+    writer = FrameWriter(RelayRequest, SystemClock(), RpcSettings(relay_gather_s=0.1))
+    written = await timed(writer, [(0, 1), (0.01, 2), (0.02, 1)])
+    assert [frames for _, frames in written] == [1, 2, 1]
+    assert written[-1][0] < 0.06
 
 
 @pytest.mark.anyio

@@ -533,6 +533,7 @@ def test_channels_have_the_settings_that_were_measured(monkeypatch: pytest.Monke
         "grpc.http2.write_buffer_size": 16 * 1024,
         "grpc.keepalive_time_ms": 10_000,
         "grpc.keepalive_timeout_ms": 5_000,
+        "grpc.http2.ping_timeout_ms": 5_000,
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.enable_retries": 0,
         "grpc.max_send_message_length": 123,
