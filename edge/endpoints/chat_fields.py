@@ -18,6 +18,7 @@ _T = TypeVar("_T", bound=msgspec.Struct)
 
 Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+Limit = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 Content = str | list[dict[str, Any]]
@@ -331,8 +332,8 @@ class ChatFields(msgspec.Struct):
     provider: ProviderField | None = None
     stream: bool | None = None
     stream_options: StreamOptionsField | None = None
-    max_tokens: Count | None = None
-    max_completion_tokens: Count | None = None
+    max_tokens: Limit | None = None
+    max_completion_tokens: Limit | None = None
     n: Annotated[int, msgspec.Meta(ge=1, le=128)] | None = None
     temperature: float | None = None
     top_p: float | None = None

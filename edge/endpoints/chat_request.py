@@ -4,8 +4,9 @@ makes the native form, which carries the caller's own bytes.
 The typed form is made by :mod:`edge.endpoints.chat_typed`, only when the router asks for it.
 """
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+import msgspec
 
 from edge.endpoints import strict_json
 from edge.endpoints.chat_fields import (
@@ -13,7 +14,6 @@ from edge.endpoints.chat_fields import (
     AssistantMessage,
     AudioField,
     ChatFields,
-    Content,
     FileField,
     ImageField,
     ToolCallField,
@@ -46,8 +46,7 @@ _PROVIDER_FIELDS: Final = frozenset({"order", "only", "ignore", "allow_fallbacks
 _NO_THINKING: Final = (None, "none", "disabled")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChatCall:
+class ChatCall(msgspec.Struct, frozen=True, kw_only=True):
     """A chat request that has passed every check.
 
     Attributes:
@@ -88,7 +87,7 @@ def decode(body: bytes, *, depth_max: int) -> ChatCall:
     """
     members = strict_json.read_object(body, depth_max=depth_max)
     fields = check(members, ChatFields)
-    _check_combinations(fields)
+    _check_named(fields)
     if fields.provider is not None:
         _check_preferences(members["provider"])
     features, bound = _facts(fields)
@@ -123,7 +122,7 @@ def frame(call: ChatCall, context: chat_pb2.CallContext) -> chat_pb2.ChatRequest
         model=call.model,
         stream=call.stream,
         stream_usage=call.stream_usage,
-        output_tokens_max=fields.max_completion_tokens or fields.max_tokens,
+        output_tokens_max=fields.max_completion_tokens or fields.max_tokens or None,
         choices=fields.n,
         legacy_output_tokens_max=fields.max_tokens is not None,
         context=context,
@@ -174,23 +173,8 @@ def _check_preferences(provider: dict[str, Any]) -> None:
             )
 
 
-def _check_combinations(fields: ChatFields) -> None:
-    """Refuses fields that contradict each other."""
-    if fields.max_tokens is not None and fields.max_completion_tokens is not None:
-        raise invalid(
-            "'max_tokens' and 'max_completion_tokens' cannot be set at the same time; "
-            "use 'max_completion_tokens'.",
-            "max_tokens",
-        )
-    if fields.functions is not None and fields.tools is not None:
-        raise invalid(
-            "'functions' and 'tools' cannot be set at the same time; use 'tools'.", "functions"
-        )
-    if fields.function_call is not None and fields.tool_choice is not None:
-        raise invalid(
-            "'function_call' and 'tool_choice' cannot be set at the same time; use 'tool_choice'.",
-            "function_call",
-        )
+def _check_named(fields: ChatFields) -> None:
+    """Refuses tools and choices of a kind whose own member is missing."""
     for index, tool in enumerate(fields.tools or ()):
         if tool.type in _KINDS and getattr(tool, tool.type) is None:
             raise missing(f"tools[{index}].{tool.type}")
@@ -214,13 +198,11 @@ def _facts(fields: ChatFields) -> tuple[list[chat_pb2.ChatFeature.ValueType], in
     bound = 0
     for index, message in enumerate(fields.messages):
         if type(message.content) is list:
-            for position, part in enumerate(message.content):
-                place = f"messages[{index}].content[{position}]"
-                bound += _part_facts(part, place, features)
+            bound += _parts_facts(message.content, f"messages[{index}].content", features)
         if type(message) is AssistantMessage and message.tool_calls:
             _check_tool_calls(message.tool_calls, f"messages[{index}].tool_calls")
     if fields.prediction is not None and type(fields.prediction.content) is list:
-        _check_texts(fields.prediction.content)
+        bound += _parts_facts(fields.prediction.content, "prediction.content", features)
     if fields.tools or fields.functions:
         features.add(chat_pb2.CHAT_FEATURE_TOOLS)
     if fields.response_format is not None and fields.response_format.type == "json_schema":
@@ -240,11 +222,6 @@ def _check_tool_calls(calls: list[ToolCallField], place: str) -> None:
             raise missing(f"{place}[{position}].{kind}")
 
 
-def _check_texts(content: Content) -> None:
-    for position, part in enumerate(content):
-        check(part, PARTS["text"], at=f"prediction.content[{position}]")
-
-
 def _thinks(fields: ChatFields) -> bool:
     """Whether the caller asks for thinking."""
     if fields.reasoning_effort not in _NO_THINKING:
@@ -255,6 +232,14 @@ def _thinks(fields: ChatFields) -> bool:
     ):
         return True
     return thinking is not None and thinking.type not in _NO_THINKING
+
+
+def _parts_facts(
+    parts: list[dict[str, Any]], place: str, features: set[chat_pb2.ChatFeature.ValueType]
+) -> int:
+    return sum(
+        _part_facts(part, f"{place}[{position}]", features) for position, part in enumerate(parts)
+    )
 
 
 def _part_facts(

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from edge.endpoints import chat_knobs, chat_parts, strict_json
-from edge.endpoints.chat_fields import ChatFields
+from edge.endpoints.chat_fields import ChatFields, invalid
 from edge.endpoints.chat_parts import cache_hint, unnamed
 from edge.endpoints.chat_request import ChatCall, frame
 from onegate.common.v1 import content_pb2
@@ -65,6 +65,7 @@ def typed(call: ChatCall, context: chat_pb2.CallContext) -> chat_pb2.ChatRequest
     knobs that contradict each other.
     """
     fields, members = call.fields, call.members
+    _check_contradictions(fields)
     request = frame(call, context)
     extra = {
         key: value for key, value in members.items() if key not in _FIELDS and value is not None
@@ -94,6 +95,29 @@ def typed(call: ChatCall, context: chat_pb2.CallContext) -> chat_pb2.ChatRequest
     if extra:
         request.extra_json = strict_json.encode(extra)
     return request
+
+
+def _check_contradictions(fields: ChatFields) -> None:
+    """Refuses what the hub cannot say in one way. A provider of the caller's own dialect judges it
+    by itself; OpenAI refuses it too.
+    """
+    if 0 in (fields.max_tokens, fields.max_completion_tokens):
+        raise invalid("An answer of 0 tokens cannot be asked for.", "max_completion_tokens")
+    if fields.max_tokens is not None and fields.max_completion_tokens is not None:
+        raise invalid(
+            "'max_tokens' and 'max_completion_tokens' cannot be set at the same time; "
+            "use 'max_completion_tokens'.",
+            "max_tokens",
+        )
+    if fields.functions is not None and fields.tools is not None:
+        raise invalid(
+            "'functions' and 'tools' cannot be set at the same time; use 'tools'.", "functions"
+        )
+    if fields.function_call is not None and fields.tool_choice is not None:
+        raise invalid(
+            "'function_call' and 'tool_choice' cannot be set at the same time; use 'tool_choice'.",
+            "function_call",
+        )
 
 
 def _message(members: dict[str, Any], place: str) -> content_pb2.Message:

@@ -230,6 +230,11 @@ def inapplicable(exchange: Recorded) -> str:
     """Why an exchange says nothing of the gateway; empty when it does."""
     if exchange["response_body_encoding"] == "none" or not exchange["response_body"]:
         return "no response was recorded"
+    if (
+        '"partialArgs"' in exchange["response_body"]
+        or '"willContinue"' in exchange["response_body"]
+    ):
+        return "arguments in pieces, which Vertex alone sends and only when asked"
     if "serverContent" in exchange["response_body"]:
         return "frames of a live session, not of a chat"
     if exchange["status"] < 300 and not is_stream(exchange):

@@ -130,20 +130,9 @@ REFUSED: dict[str, tuple[Json, str, str]] = {
         "Invalid type for 'n': expected an integer, but got a string.",
     ),
     "n as a truth": ({"n": True}, "n", "but got a boolean"),
-    "no output": ({"max_tokens": 0}, "max_tokens", "expected an integer >= 1"),
+    "output below 0": ({"max_tokens": -1}, "max_tokens", "expected an integer >= 0"),
     "too much output": ({"max_tokens": 2**31}, "max_tokens", "<= 2147483647"),
     "a large seed": ({"seed": 2**63}, "seed", "<="),
-    "both limits": (
-        {"max_tokens": 1, "max_completion_tokens": 1},
-        "max_tokens",
-        "cannot be set at the same time",
-    ),
-    "functions and tools": ({"functions": [], "tools": []}, "functions", "at the same time"),
-    "both choices": (
-        {"function_call": "auto", "tool_choice": "auto"},
-        "function_call",
-        "at the same time",
-    ),
     "a temperature as a text": ({"temperature": "hot"}, "temperature", "expected a number"),
     "an endless temperature": ({"temperature": 10**400}, "temperature", "Number out of range"),
     "a stop of a wrong type": ({"stop": [1]}, "stop[0]", "expected a string, but got an integer"),
@@ -191,6 +180,11 @@ REFUSED: dict[str, tuple[Json, str, str]] = {
     "a prediction of a wrong part": (
         {"prediction": {"type": "content", "content": [{"type": "text"}]}},
         "prediction.content[0].text",
+        "Missing",
+    ),
+    "a prediction of an unknown part": (
+        {"prediction": {"type": "content", "content": [{"text": "x"}]}},
+        "prediction.content[0].type",
         "Missing",
     ),
     "a provider of a wrong type": ({"provider": "x"}, "provider", "expected an object"),
