@@ -156,12 +156,17 @@ def test_no_usage_however_absurd_costs_less_than_nothing_or_more_than_a_row_hold
 def test_every_token_is_under_one_meter_and_nothing_reported_is_lost(usage: TokenUsage) -> None:
     found = split(usage)
     assert all(count > 0 for count in found.values())
-    inputs = sum(found.get(meter, 0) for meter in INPUTS)
-    assert inputs >= usage.input_tokens
-    assert inputs >= usage.cached_input_tokens + max(usage.cache_write_tokens, 0)
-    assert inputs >= usage.input_audio_tokens + max(usage.input_image_tokens, 0)
-    outputs = sum(found.get(meter, 0) for meter in OUTPUTS)
-    assert outputs >= usage.output_tokens
+    cached = max(usage.cached_input_tokens, usage.cached_input_audio_tokens, 0)
+    audio = max(usage.input_audio_tokens, usage.cached_input_audio_tokens, 0)
+    assert sum(found.get(meter, 0) for meter in INPUTS) == max(
+        usage.input_tokens,
+        cached + max(usage.cache_write_tokens, 0) + max(usage.cache_write_1h_tokens, 0),
+        audio + max(usage.input_image_tokens, 0),
+    )
+    parts = (usage.reasoning_tokens, usage.output_audio_tokens, usage.output_image_tokens)
+    assert sum(found.get(meter, 0) for meter in OUTPUTS) == max(
+        usage.output_tokens, sum(max(part, 0) for part in parts)
+    )
     assert found.get(CACHED, 0) + found.get(CACHED_AUDIO, 0) >= usage.cached_input_tokens
     for meter, reported in (
         (CACHED_AUDIO, usage.cached_input_audio_tokens),

@@ -307,6 +307,22 @@ def test_acknowledged_segments_go_and_the_journal_stays_small(tmp_path: Path) ->
     again.close()
 
 
+def test_a_segment_stays_until_its_last_final_is_acknowledged(tmp_path: Path) -> None:
+    journal = small(tmp_path)
+    entries = [journal.final(final(number)) for number in range(100)]
+    acknowledged = next(
+        number
+        for number, entry in enumerate(entries)
+        if entry.position.segment == 2 and entries[number + 1].position.segment == 2
+    )
+    journal.acked(entries[acknowledged].position)
+    assert all_unacknowledged(journal) == [final(n) for n in range(acknowledged + 1, 100)]
+    journal.close()
+    again = small(tmp_path)
+    assert again.recovered == [final(n) for n in range(acknowledged + 1, 100)]
+    again.close()
+
+
 def test_a_final_in_an_old_segment_is_found_behind_a_chunk_of_reading(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path, 64 * MIB)
     long = final(1)

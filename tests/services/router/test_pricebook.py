@@ -241,16 +241,18 @@ async def test_other_prices_of_a_restarted_usage_take_over_for_every_name(usage:
         await until(lambda: book.ready, "the first prices")
         await book.get("kind/plain-2026")
         assert await book.get("kind/new") is None
+        assert await book.get("kind/new-2027") is None
         await usage.stop()
         both = {
             "plain": priced("plain", Tariff(lines=rate(7))),
             "new": priced("new", Tariff(lines=rate(3))),
         }
-        names = {**both, "plain-2026": both["plain"]}
+        names = {**both, "plain-2026": both["plain"], "new-2027": both["new"]}
         await usage.start(Catalogue({"kind": Vendor(find=names.get, listed=both)}))
         await until(lambda: cost(book.find("kind/plain")) == 7, "the new price")
         await until(lambda: cost(book.find("kind/plain-2026")) == 7, "the new price by name")
         assert cost(book.find("kind/new")) == 3
+        assert cost(await book.get("kind/new-2027")) == 3
         # What usage no longer knows has no price any more.
         assert book.find("kind/hourly") is None
 
