@@ -10,6 +10,7 @@ from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
 from services.router.providers import PROVIDERS
 from services.router.providers.base import Exchange, ListedModel
+from services.router.providers.openai import OpenAIWire
 from tests.providers import goldens
 
 PROTOCOL = error_pb2.ERROR_REASON_UPSTREAM_PROTOCOL
@@ -79,7 +80,9 @@ def test_a_stream_is_asked_for_as_one() -> None:
 def test_a_credential_goes_where_the_vendor_looks(
     kind: str, secret: str, headers: list[tuple[str, str]]
 ) -> None:
-    assert list(PROVIDERS[kind].authorize(secret)) == headers
+    wire = PROVIDERS[kind]
+    assert isinstance(wire, OpenAIWire)
+    assert list(wire.authorize(secret)) == headers
 
 
 def test_every_wire_speaks_openais_dialect_and_says_whether_it_forwards() -> None:
