@@ -57,7 +57,7 @@ class Dispatcher:
                 methods["HEAD"] = endpoint
         self._grants = ports.grants
         self._clock = ports.clock
-        self._entropy = ports.entropy
+        self._ids = RequestIds(ports.entropy)
         self._metrics = ports.metrics
         self._access_log = ports.access_log
         self._calls_max = calls_max
@@ -67,7 +67,7 @@ class Dispatcher:
     def open(self, request: Request) -> Response | Handling:
         """Finds the endpoint and checks the key."""
         self._metrics.in_flight.add(1)
-        request.note = call = Call(request, self._request_id())
+        request.note = call = Call(request, self._ids.next())
         try:
             endpoint = call.endpoint = self._route(call)
             if isinstance(endpoint, PageEndpoint):
@@ -95,7 +95,7 @@ class Dispatcher:
     def refuse(self, request: Request | None, error: GatewayError) -> Response:
         """An error as an answer."""
         if request is None:
-            request_id, elapsed_s = self._request_id(), 0.0
+            request_id, elapsed_s = self._ids.next(), 0.0
             self._count(MALFORMED, errors.status_of(error))
         else:
             call = cast("Call", request.note)
@@ -151,9 +151,6 @@ class Dispatcher:
             self._counts[name, status] = count
         count.add()
 
-    def _request_id(self) -> str:
-        return f"req_{self._entropy.bytes(16).hex()}"
-
     def _route(self, call: Call) -> Endpoint:
         """The endpoint. Raises NOT_FOUND, METHOD_NOT_ALLOWED."""
         request = call.request
@@ -180,6 +177,28 @@ class Dispatcher:
                 error_pb2.ERROR_REASON_METHOD_NOT_ALLOWED,
             )
         return endpoint
+
+
+class RequestIds:
+    """Ids of requests: ``req_`` and 128 random bits. Randomness is fetched for many at once: a
+    system call for each would cost more than all else that is done with an id.
+    """
+
+    __slots__ = ("_at", "_entropy", "_hex")
+
+    def __init__(self, entropy: Entropy) -> None:
+        self._entropy = entropy
+        self._hex = ""
+        self._at = 0
+
+    def next(self) -> str:
+        """An id that was never given out."""
+        at = self._at
+        if at == len(self._hex):
+            self._hex = self._entropy.bytes(4096).hex()
+            at = 0
+        self._at = at + 32
+        return f"req_{self._hex[at : at + 32]}"
 
 
 def common_headers(request_id: str, elapsed_s: float) -> list[tuple[str, str]]:

@@ -63,15 +63,15 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answered",
+        "_chunk_bytes",
         "_deaf",
         "_feeding",
         "_flushed",
         "_head_began",
-        "_head_bytes",
         "_head_fed",
-        "_head_lines",
         "_headers",
         "_in_head",
+        "_lines",
         "_lingering",
         "_parser",
         "_progress_s",
@@ -108,12 +108,12 @@ class Connection(asyncio.Protocol):
         self._flushed = 0
         self._progress_s = server.now_s
         self._target = b""
+        self._lines: list[tuple[bytes, bytes]] = []
         self._headers: dict[bytes, bytes] = {}
         self._in_head = False
         self._head_began = False
-        self._head_bytes = 0
         self._head_fed = 0
-        self._head_lines = 0
+        self._chunk_bytes = 0
         self._feeding = False
         self._deaf = False
         self._lingering = False
@@ -143,6 +143,7 @@ class Connection(asyncio.Protocol):
         if self._deaf:
             return
         self._feeding = True
+        self._chunk_bytes = len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as exc:
@@ -155,7 +156,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._feeding = False
         if self._in_head:
-            self._limit_head(len(data))
+            self._limit_head()
         if self._answered is not None and self.current is not None:
             answered, self._answered = self._answered, None
             self._answer(self.current, answered)
@@ -196,44 +197,35 @@ class Connection(asyncio.Protocol):
         if self._resuming:
             return
         self._in_head = self._head_began = True
-        self._head_bytes = self._head_fed = self._head_lines = 0
+        self._head_fed = 0
         self._target = b""
-        self._headers = {}
+        self._lines = []
         self.deadline_s = self._server.now_s + self._server.settings.head_timeout_s
 
     def on_url(self, piece: bytes) -> None:
         """A piece of the target."""
         if not self._resuming:
             self._target += piece
-            self._count_head(len(piece))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, or a trailer, which nobody asked for."""
-        if not self._in_head:
-            return
-        headers = self._headers
-        name = name.lower()
-        if name in headers:
-            value = headers[name] + b", " + value
-        headers[name] = value
-        self._count_head(len(name) + len(value) + 4)
-        self._head_lines += 1
-        if self._head_lines > self._server.settings.headers_max:
-            self._refuse(
-                HttpRefusalError(
-                    431, f"More than {self._server.settings.headers_max} headers came."
-                )
-            )
-            raise _StopError
+        """One header; a trailer is not kept."""
+        if self._in_head:
+            self._lines.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
         if self._resuming:
             return
         self._in_head = False
-        parser = self._parser
+        parser, settings = self._parser, self._server.settings
+        if self._head_fed + self._chunk_bytes > settings.head_bytes_max:
+            self._measure_head()
+        if len(self._lines) > settings.headers_max:
+            self._refuse(HttpRefusalError(431, f"More than {settings.headers_max} headers came."))
+            raise _StopError
         method, version = parser.get_method().decode("ascii"), parser.get_http_version()
-        refusal = http_head.refusal(version, method, self._target, self._headers)
+        headers = self._headers = http_head.collected(self._lines)
+        refusal = http_head.refusal(version, method, self._target, headers)
         if refusal is not None:
             self._refuse(refusal)
             raise _StopError
@@ -288,18 +280,20 @@ class Connection(asyncio.Protocol):
         exchange.body_began_s = self._server.now_s
         self.deadline_s = self._server.now_s + self._server.settings.body_timeout_s
 
-    def _count_head(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > self._server.settings.head_bytes_max:
+    def _measure_head(self) -> None:
+        """Refuses a head that is too large, once it is complete."""
+        size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._lines)
+        if size > self._server.settings.head_bytes_max:
             self._refuse(self._head_too_large())
             raise _StopError
 
-    def _limit_head(self, size: int) -> None:
-        """Counts what llhttp holds back: a header without an end."""
+    def _limit_head(self) -> None:
+        """Refuses a head that goes on without an end; llhttp holds it back."""
         if self._head_began:
+            # How much of these bytes belongs to the head is not known; it is less than one read.
             self._head_began = False
             return
-        self._head_fed += size
+        self._head_fed += self._chunk_bytes
         if self._head_fed > self._server.settings.head_bytes_max:
             self._refuse(self._head_too_large())
 

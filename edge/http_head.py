@@ -1,6 +1,6 @@
 """What a request's head must be like, beyond what llhttp checks: pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from edge.http import HttpRefusalError
@@ -50,6 +50,19 @@ def refusal(
     if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
         return HttpRefusalError(417, "Only 'Expect: 100-continue' is understood.")
     return None
+
+
+def collected(lines: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Header lines as a table: names in lower case, values of a name that came twice joined by a
+    comma.
+    """
+    headers = {name.lower(): value for name, value in lines}
+    if len(headers) != len(lines):
+        headers = {}
+        for name, value in lines:
+            key = name.lower()
+            headers[key] = headers[key] + b", " + value if key in headers else value
+    return headers
 
 
 def origin_form(target: bytes) -> bytes:

@@ -34,6 +34,10 @@ DONE: Final = b"data: [DONE]\n\n"
 KEEP_ALIVE: Final = b": keep-alive\n\n"
 """A comment, which clients skip."""
 
+_NOTHING: Final = ("", 0, "", "", "")
+_TEXT: Final = chat_pb2.ChoiceDelta.TEXT_FIELD_NUMBER
+_TEXT_OPENS: Final = b'[{"index":0,"delta":{"content":'
+
 
 def event(payload: bytes) -> bytes:
     """JSON as one server-sent event."""
@@ -51,7 +55,7 @@ class _Said(msgspec.Struct):
 class ChunkEncoder:
     """Encodes the events of one stream."""
 
-    __slots__ = ("_frame", "_head", "_said", "_tail", "_thoughts")
+    __slots__ = ("_frame", "_head", "_last", "_said", "_tail", "_text_closes", "_thoughts")
 
     def __init__(self, frame: AnswerFrame) -> None:
         self._frame = frame
@@ -63,21 +67,26 @@ class ChunkEncoder:
         }
         self._head = _head(self._said)
         self._tail = b',"usage":null}\n\n' if frame.stream_usage else b"}\n\n"
+        self._text_closes = b'},"finish_reason":null}]' + self._tail
+        self._last = _NOTHING
         self._thoughts: dict[tuple[int, int], list[str]] = {}
 
     def delta(self, delta: chat_pb2.ChatDelta) -> bytes:
         """One chunk. What a provider says only on its first piece is said on all that follow."""
-        said = {
-            "id": delta.id,
-            "created": delta.created_unix_s,
-            "model": delta.model,
-            "system_fingerprint": delta.system_fingerprint,
-            "service_tier": service_tier(delta.service_tier),
-        }
-        news = {key: value for key, value in said.items() if value}
-        if not news.items() <= self._said.items():
-            self._said |= news
-            self._head = _head(self._said)
+        said = (
+            delta.id,
+            delta.created_unix_s,
+            delta.model,
+            delta.system_fingerprint,
+            delta.service_tier,
+        )
+        if said not in (_NOTHING, self._last):
+            self._describe(said)
+        if len(delta.choices) == 1 and not delta.extra_json:
+            fields = delta.choices[0].ListFields()
+            if len(fields) == 1 and fields[0][0].number == _TEXT:
+                # Nearly every piece of every stream.
+                return b"".join((self._head, _TEXT_OPENS, encode(fields[0][1]), self._text_closes))
         choices = encode([self._choice(choice) for choice in delta.choices])
         if delta.extra_json:
             members = self._said | {"choices": msgspec.Raw(choices), "usage": None}
@@ -90,6 +99,20 @@ class ChunkEncoder:
         last = native[native.rfind(b"data: ") + 6 :]
         said = msgspec.json.decode(last, type=_Said)
         return cls(replace(frame, id=said.id, created_unix_s=said.created, model=said.model))
+
+    def _describe(self, said: tuple[str, int, str, str, str]) -> None:
+        """Takes in what the provider says of the whole answer."""
+        self._last = said
+        answer_id, created_unix_s, model, fingerprint, tier = said
+        news = {
+            "id": answer_id,
+            "created": created_unix_s,
+            "model": model,
+            "system_fingerprint": fingerprint,
+            "service_tier": service_tier(tier),
+        }
+        self._said |= {key: value for key, value in news.items() if value}
+        self._head = _head(self._said)
 
     def usage(self, metered: chat_pb2.Metered) -> bytes:
         """The chunk after the last, which has no choices."""

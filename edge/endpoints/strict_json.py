@@ -41,7 +41,7 @@ def read_object(body: bytes, *, depth_max: int) -> dict[str, Any]:
     if body.count(b"{") + body.count(b"[") > depth_max:
         _check_depth(value, depth_max)
     if encode(value) != body:
-        _check_keys(body)
+        _KEYS.decode(body.decode())
     return value
 
 
@@ -60,18 +60,16 @@ def _check_depth(value: dict[str, Any], depth_max: int) -> None:
     raise _too_deep(depth_max)
 
 
-def _check_keys(body: bytes) -> None:
-    """Reads the body again and refuses an object that has a key twice."""
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object from its members; refuses one that has a key twice."""
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        key, _ = collections.Counter(key for key, _ in pairs).most_common(1)[0]
+        raise _refusal(f"The key {key[:100]!r} appears twice in one object; send it once.", key)
+    return members
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        members = dict(pairs)
-        if len(members) != len(pairs):
-            counts = collections.Counter(key for key, _ in pairs)
-            key = counts.most_common(1)[0][0]
-            raise _refusal(f"The key {key[:100]!r} appears twice in one object; send it once.", key)
-        return members
 
-    json.loads(body, object_pairs_hook=unique)
+_KEYS: Final = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _reason(exc: Exception, body: bytes) -> str:
