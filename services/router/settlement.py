@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Protocol
 
 from onegate.auth.v1 import grant_pb2
@@ -78,6 +77,26 @@ class Caller:
         }
 
 
+class PinnedPrice:
+    """What a usage costs at one sheet. The wire asks to tell the caller and the record asks again
+    to bill: the second answer is remembered.
+    """
+
+    __slots__ = ("_cost_nano_usd", "_sheet", "_tokens")
+
+    def __init__(self, sheet: price_pb2.PriceSheet) -> None:
+        self._sheet = sheet
+        self._tokens: bytes | None = None
+        self._cost_nano_usd = 0
+
+    def __call__(self, tokens: token_usage_pb2.TokenUsage) -> int:
+        """In nano-USD."""
+        said = tokens.SerializeToString()
+        if said != self._tokens:
+            self._tokens, self._cost_nano_usd = said, cost_nano_usd(self._sheet, tokens)
+        return self._cost_nano_usd
+
+
 class Attempt:
     """One provider call, its price pinned. Finished exactly once, whatever happens."""
 
@@ -103,7 +122,7 @@ class Attempt:
         self._sheet = sheet
         self._started_s = 0.0
         self.deployment = deployment
-        self.cost: Cost = _nothing if sheet is None else partial(cost_nano_usd, sheet)
+        self.cost: Cost = _nothing if sheet is None else PinnedPrice(sheet)
         self.first_byte_s = 0.0
         self.broke_off = False
         self.finished = False
