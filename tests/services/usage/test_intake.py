@@ -19,13 +19,10 @@ pytestmark = pytest.mark.anyio
 
 
 class CountingStore(SqlStore):
-    """The real store; counts its transactions and can be made to wait or fail before one."""
+    """The real store; counts its transactions and can be made to fail before one."""
 
     transactions = 0
     failure: BaseException | None = None
-
-    def __post_init__(self) -> None:
-        self.open = asyncio.Event()
 
     async def record(self, records: Sequence[UsageRecord], *, now_us: int) -> list[Verdict]:
         self.transactions += 1
