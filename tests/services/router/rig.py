@@ -30,7 +30,7 @@ from runtime.errors import GatewayError, reason_name
 from runtime.relay import RelayCall, RelayPool
 from runtime.rpc import RpcServer
 from services.router import server
-from tests.fake_provider import FakeProvider
+from tests.fake_provider import INPUT_TOKENS, FakeProvider, Reply, pieces_of
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Record = usage_record_pb2.UsageRecord
@@ -46,6 +46,28 @@ RATES = (
 def sheet(model: str) -> price_pb2.PriceSheet:
     """A price of ``kind/model``."""
     return price_pb2.PriceSheet(model=model, version=f"{model}@1", rates=RATES)
+
+
+TEXT = Reply().text
+OUTPUT_TOKENS = len(pieces_of(TEXT))
+COST = INPUT_TOKENS + 10 * OUTPUT_TOKENS
+"""What the fake provider's usual answer says, has and costs."""
+PRICED = (sheet("openai/m"), sheet("deepseek/m"))
+
+
+def outcome(record: Record) -> str:
+    """How an attempt ended."""
+    return usage_record_pb2.Outcome.Name(record.outcome).removeprefix("OUTCOME_")
+
+
+def certainty(record: Record) -> str:
+    """How sure its figures are."""
+    return usage_record_pb2.Certainty.Name(record.certainty).removeprefix("CERTAINTY_")
+
+
+def reason(record: Record) -> str:
+    """Why it failed; empty when it did not."""
+    return reason_name(record.error_reason) if record.error_reason else ""
 
 
 class FakeAuth(grant_service_pb2_grpc.GrantServiceServicer):

@@ -21,6 +21,8 @@ from tests.gateway import free_port, wait_until
 from tests.services.router.rig import Rig, Said, hello, running, settings_in
 
 pytestmark = pytest.mark.anyio
+PAUSE_S = 0.3
+"""What an application waits at least before it repeats a call."""
 
 
 class Judge:
@@ -97,8 +99,7 @@ async def patient(rig: Rig, body: dict[str, Any]) -> list[Said]:
         tries.append(said)
         if said.error is None or not said.error.retryable:
             break
-        wait_s = said.error.retry_after_ms / 1000
-        await rig.pool.clock.sleep(wait_s)
+        await rig.pool.clock.sleep(max(said.error.retry_after_ms / 1000, PAUSE_S))
     return tries
 
 
