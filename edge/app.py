@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Final
 
+from edge.admin.endpoints import AdminEndpoints
 from edge.calls import Call, Endpoint, KeyEndpoint, PageEndpoint
 from edge.chat import ChatEndpoint
 from edge.dispatch import Dispatcher, Ports, common_headers
@@ -45,6 +46,9 @@ class Edge:
             closing.push_async_callback(router.close)
         self._chat = ChatEndpoint(self._relay, edge, ports.clock)
         self._models = ModelEndpoints(routers, ports.clock)
+        auth = channel(edge.auth, settings.rpc)
+        closing.push_async_callback(auth.close)
+        self._admin = AdminEndpoints(auth, ports.clock)
         dispatcher = Dispatcher(self.endpoints(), ports, edge.calls_max)
         self.server = HttpServer(dispatcher, edge, ports.clock)
         self._draining = False
@@ -77,6 +81,7 @@ class Edge:
                 handle=self._models.get,
                 body_bytes_max=SMALL_BODY_BYTES_MAX,
             ),
+            *self._admin.endpoints(),
         ]
 
     async def start(self) -> int:

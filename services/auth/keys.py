@@ -13,7 +13,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from onegate.auth.v1 import grant_pb2, key_service_pb2, project_service_pb2
 from onegate.common.v1 import error_pb2
+from runtime.apikeys import KeyKind
 from runtime.errors import GatewayError
+from services.auth.permissions import checked_permissions
 from services.auth.policy import NOTHING, Policy, RateLimit, effective
 from services.auth.records import KeyRecord, Lineage, NewKey, ProjectRecord
 
@@ -34,6 +36,15 @@ RATE_WINDOW_S_MAX: Final = 31 * 86_400
 TAGS_MAX: Final = 16
 TAG_NAME_CHARS_MAX: Final = 64
 TAG_VALUE_CHARS_MAX: Final = 512
+
+INFERENCE_SCOPES: Final[Mapping[str, str]] = {
+    "model.request": "model.request",
+    "model.read": "model.read",
+    "api.model.request": "model.request",
+    "api.model.read": "model.read",
+    "api.all.read": "model.read",
+}
+"""What a project's key may be held to: the scopes' names, and OpenAI's words for them."""
 
 _PATTERN: Final = re.compile(r"[0-9A-Za-z*._:/@+~-]+", re.ASCII)
 
@@ -80,17 +91,19 @@ def grant(lineage: Lineage) -> grant_pb2.Grant:
         principal_id=key.principal_id,
         kind=key.kind,
         version=max(key.version, project.version if project else 0, organization.version),
-        expires_at=_timestamp(key.expires_at),
+        expires_at=timestamp(key.expires_at),
         models_allowed=() if is_admin else rights.models_allowed,
         models_denied=(NOTHING,) if is_admin else rights.models_denied,
-        scopes=(ADMIN_SCOPE,) if is_admin else (),
+        scopes=(ADMIN_SCOPE,) if is_admin else rights.scopes,
         rate_limits=map(_limit_message, rights.rate_limits),
         tags=rights.tags,
         name=key.name,
     )
 
 
-def key_message(key: KeyRecord) -> key_service_pb2.Key:
+def key_message(
+    key: KeyRecord, owner: key_service_pb2.KeyOwner | None = None
+) -> key_service_pb2.Key:
     """The key as administrators see it: its own policy, not what it inherits."""
     return key_service_pb2.Key(
         id=key.id,
@@ -102,10 +115,12 @@ def key_message(key: KeyRecord) -> key_service_pb2.Key:
         models_allowed=key.policy.models_allowed,
         rate_limits=map(_limit_message, key.policy.rate_limits),
         tags=key.policy.tags,
-        created_at=_timestamp(key.created_at),
-        expires_at=_timestamp(key.expires_at),
-        revoked_at=_timestamp(key.revoked_at),
+        created_at=timestamp(key.created_at),
+        expires_at=timestamp(key.expires_at),
+        revoked_at=timestamp(key.revoked_at),
         version=key.version,
+        scopes=key.policy.scopes,
+        owner=owner,
     )
 
 
@@ -115,7 +130,9 @@ def project_message(project: ProjectRecord) -> project_service_pb2.Project:
         id=project.id,
         organization_id=project.organization_id,
         name=project.name,
-        created_at=_timestamp(project.created_at),
+        created_at=timestamp(project.created_at),
+        archived_at=timestamp(project.archived_at),
+        residency=project.residency,
     )
 
 
@@ -124,8 +141,7 @@ def new_key(request: key_service_pb2.CreateKeyRequest) -> NewKey:
     kind = request.kind or grant_pb2.KEY_KIND_PROJECT
     if kind not in (grant_pb2.KEY_KIND_PROJECT, grant_pb2.KEY_KIND_ADMIN):
         raise _refused("kind", "must be PROJECT or ADMIN")
-    if not 0 <= request.expires_in_seconds <= EXPIRES_IN_S_MAX:
-        raise _refused("expires_in_seconds", f"must be 0 (never) to {EXPIRES_IN_S_MAX}")
+    check_expiry(request.expires_in_seconds)
     if len(request.request_id) > REQUEST_ID_CHARS_MAX:
         raise _refused("request_id", f"must have at most {REQUEST_ID_CHARS_MAX} characters")
     if kind == grant_pb2.KEY_KIND_ADMIN:
@@ -138,12 +154,32 @@ def new_key(request: key_service_pb2.CreateKeyRequest) -> NewKey:
         project_id=request.project_id,
         expires_in_s=request.expires_in_seconds or None,
         policy=Policy(
-            models_allowed=_patterns(request.models_allowed),
+            models_allowed=checked_patterns(request.models_allowed, "models_allowed"),
             rate_limits=_limits(request.rate_limits),
             tags=_tags(request.tags),
+            scopes=checked_scopes(request.scopes, kind),
         ),
         request_id=request.request_id,
     )
+
+
+def check_expiry(expires_in_s: int) -> None:
+    """Raises INVALID_REQUEST for what is no number of seconds from now; 0 stands for never."""
+    if not 0 <= expires_in_s <= EXPIRES_IN_S_MAX:
+        raise _refused("expires_in_seconds", f"must be 0 (never) to {EXPIRES_IN_S_MAX}")
+
+
+def checked_scopes(scopes: Iterable[str], kind: KeyKind) -> tuple[str, ...]:
+    """Known scopes, each once: permissions for an admin key. Raises INVALID_REQUEST."""
+    if kind == grant_pb2.KEY_KIND_ADMIN:
+        return checked_permissions(scopes, project=False, param="scopes")
+    found: dict[str, None] = {}
+    for place, scope in enumerate(scopes):
+        if scope not in INFERENCE_SCOPES:
+            known = ", ".join(sorted(INFERENCE_SCOPES))
+            raise _refused(f"scopes[{place}]", f"must be one of {known}")
+        found[INFERENCE_SCOPES[scope]] = None
+    return tuple(found)
 
 
 def checked_name(name: str) -> str:
@@ -156,16 +192,18 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _patterns(patterns: Iterable[str]) -> tuple[str, ...]:
+def checked_patterns(patterns: Iterable[str], param: str) -> tuple[str, ...]:
+    """Model patterns, each once. Raises INVALID_REQUEST."""
     found = tuple(dict.fromkeys(re.sub(r"\*+", "*", pattern) for pattern in patterns))
     if len(found) > PATTERNS_MAX:
-        raise _refused("models_allowed", f"must have at most {PATTERNS_MAX} patterns")
+        raise _refused(param, f"must have at most {PATTERNS_MAX} patterns")
     for place, pattern in enumerate(found):
-        _check_pattern(f"models_allowed[{place}]", pattern)
+        check_pattern(f"{param}[{place}]", pattern)
     return found
 
 
-def _check_pattern(param: str, pattern: str) -> None:
+def check_pattern(param: str, pattern: str) -> None:
+    """Raises INVALID_REQUEST for what is no model pattern."""
     if not _PATTERN.fullmatch(pattern) or len(pattern) > PATTERN_CHARS_MAX:
         raise _refused(
             param,
@@ -201,7 +239,7 @@ def _limit(param: str, limit: grant_pb2.RateLimit) -> RateLimit:
     if limit.scope not in (grant_pb2.RATE_SCOPE_UNSPECIFIED, grant_pb2.RATE_SCOPE_KEY):
         raise _refused(f"{param}.scope", "must be KEY: a key limits nobody else's calls")
     if limit.model:
-        _check_pattern(f"{param}.model", limit.model)
+        check_pattern(f"{param}.model", limit.model)
     return RateLimit(
         meter=limit.meter,
         amount=limit.amount,
@@ -234,7 +272,8 @@ def _limit_message(limit: RateLimit) -> grant_pb2.RateLimit:
     )
 
 
-def _timestamp(moment: datetime | None) -> Timestamp | None:
+def timestamp(moment: datetime | None) -> Timestamp | None:
+    """A moment as messages have it."""
     if moment is None:
         return None
     timestamp = Timestamp()

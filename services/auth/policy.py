@@ -45,12 +45,14 @@ class Policy:
         models_denied: patterns; wins over what is allowed.
         rate_limits: in force together.
         tags: of usage rows; the level nearest to the key wins.
+        scopes: what may be done at most; empty leaves it to the kind of key.
     """
 
     models_allowed: tuple[str, ...] = ()
     models_denied: tuple[str, ...] = ()
     rate_limits: tuple[RateLimit, ...] = ()
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    scopes: tuple[str, ...] = ()
 
 
 def narrow(parent: Policy, child: Policy) -> Policy:
@@ -64,7 +66,19 @@ def narrow(parent: Policy, child: Policy) -> Policy:
         models_denied=tuple(dict.fromkeys(denied)),
         rate_limits=tuple(dict.fromkeys((*parent.rate_limits, *child.rate_limits))),
         tags={**parent.tags, **child.tags},
+        scopes=_scopes(parent.scopes, child.scopes),
     )
+
+
+NO_SCOPE: Final = "none"
+"""A scope that nothing asks for: an empty list of scopes would leave all to the kind of key."""
+
+
+def _scopes(parent: tuple[str, ...], child: tuple[str, ...]) -> tuple[str, ...]:
+    """The scopes that both say; one that says nothing leaves it to the other."""
+    if not parent or not child:
+        return parent or child
+    return tuple(scope for scope in child if scope in parent) or (NO_SCOPE,)
 
 
 def effective(*levels: Policy) -> Policy:
@@ -152,6 +166,7 @@ def to_json(policy: Policy) -> str:
         "models_denied": list(policy.models_denied),
         "rate_limits": [_limit_fields(limit) for limit in policy.rate_limits],
         "tags": dict(policy.tags),
+        "scopes": list(policy.scopes),
     }
     return json.dumps({name: value for name, value in fields.items() if value}, sort_keys=True)
 
@@ -161,7 +176,7 @@ def from_json(text: str) -> Policy:
     does not know: what it cannot enforce it must not ignore.
     """
     fields = json.loads(text)
-    unknown = fields.keys() - {"models_allowed", "models_denied", "rate_limits", "tags"}
+    unknown = fields.keys() - {"models_allowed", "models_denied", "rate_limits", "tags", "scopes"}
     if unknown:
         raise ValueError(f"A stored policy says {sorted(unknown)}: run the program that wrote it.")
     return Policy(
@@ -169,6 +184,7 @@ def from_json(text: str) -> Policy:
         models_denied=tuple(fields.get("models_denied", ())),
         rate_limits=tuple(_limit_from(limit) for limit in fields.get("rate_limits", ())),
         tags=fields.get("tags", {}),
+        scopes=tuple(fields.get("scopes", ())),
     )
 
 

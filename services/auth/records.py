@@ -3,31 +3,42 @@
 Pure. A key's secret is in no record: only the HMAC of its digest is kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
+from onegate.auth.v1 import grant_pb2
 from runtime.apikeys import KeyKind
 from services.auth.policy import Policy
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrganizationRecord:
-    """An organisation as it is kept."""
+    """An organisation as it is kept. ``retention`` is OpenAI's word; empty when not set."""
 
     id: str
     name: str
     policy: Policy
     version: int
     created_at: datetime
+    retention: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProjectRecord:
-    """A project as it is kept."""
+    """A project as it is kept.
+
+    Args:
+        policy: what follows from its model permissions and rate limits.
+        archived_at: when it ended for good; ``None`` while it is active.
+        residency: OpenAI's word for where data may be; empty for anywhere.
+        retention: OpenAI's word for how long; empty for what the organisation says.
+        model_mode: ``allow`` or ``deny`` the ``models``; empty when nobody said.
+    """
 
     id: str
     organization_id: str
@@ -35,6 +46,11 @@ class ProjectRecord:
     policy: Policy
     version: int
     created_at: datetime
+    archived_at: datetime | None = None
+    residency: str = ""
+    retention: str = ""
+    model_mode: str = ""
+    models: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +84,9 @@ class Lineage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewKey:
-    """What a checked request asks for; ``expires_in_s`` is ``None`` for never."""
+    """What a checked request asks for; ``expires_in_s`` is ``None`` for never, ``principal_id`` is
+    empty for a key of the organisation's own.
+    """
 
     name: str
     kind: KeyKind
@@ -76,14 +94,37 @@ class NewKey:
     expires_in_s: int | None
     policy: Policy
     request_id: str
+    principal_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """A part of the rows of one kind.
+
+    Args:
+        size: at most so many.
+        after: the value of ``order`` after which it begins, in reading order.
+        before: the value of ``order`` before which it ends, in reading order.
+        ascending: smallest first.
+        order: the column; ids grow with time.
+    """
+
+    size: int
+    after: object = None
+    before: object = None
+    ascending: bool = False
+    order: str = "id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """A slice of a listing, newest first: at most ``size`` rows made before revision ``before``."""
+    """A slice of a listing, newest first: at most ``size`` rows made before revision ``before``;
+    or, when ``ascending``, oldest first and made after it.
+    """
 
     size: int
     before: int | None = None
+    ascending: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +142,7 @@ class KeyFilter:
     organization_id: str | None
     project_id: str = ""
     include_revoked: bool = False
+    kind: KeyKind = grant_pb2.KEY_KIND_UNSPECIFIED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +153,7 @@ class ProjectDraft:
     organization_id: str | None
     name: str
     now: datetime
+    residency: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,11 +204,69 @@ class Changes:
     complete: bool
 
 
+class Session(Protocol):
+    """One transaction, in which rows are read and written as records of their type."""
+
+    def next_revision(self) -> int:
+        """Takes the next revision."""
+        ...
+
+    def find(self, kind: type[R], where: Mapping[str, object]) -> R | None:
+        """The row with these values; ``None`` when there is none. The first made, of several."""
+        ...
+
+    def select(self, kind: type[R], where: Mapping[str, object], part: Slice) -> list[R]:
+        """Rows with these values, in the order of ``part``. A value of ``None`` asks for NULL, a
+        list or a set for one of its members.
+        """
+        ...
+
+    def position(self, kind: type[object], record_id: str) -> int | None:
+        """When the row was made, as the revision of that time."""
+        ...
+
+    def insert(self, record: object, more: Mapping[str, object] | None = None) -> None:
+        """Keeps a new row; ``more`` are columns that no record shows."""
+        ...
+
+    def replace(self, record: object) -> None:
+        """Keeps a row as the record has it, by its id."""
+        ...
+
+    def delete(self, kind: type[object], where: Mapping[str, object]) -> None:
+        """Drops the rows with these values."""
+        ...
+
+    def log(self, changes: Sequence[Change], now: datetime) -> None:
+        """Appends changes of one revision to the log and forgets what is too old."""
+        ...
+
+    def request(self, organization_id: str, request_id: str) -> tuple[bytes, str] | None:
+        """The fingerprint of an earlier request and the key that it made."""
+        ...
+
+    def keep_request(self, key: KeyRecord, request_id: str, fingerprint: bytes) -> None:
+        """Remembers which request made a key."""
+        ...
+
+    def lineage(self, mac: bytes) -> Lineage | None:
+        """The key whose digest has this HMAC, with what it inherits from."""
+        ...
+
+
 class Store(Protocol):
     """What auth asks of its store. Raises STORE_UNAVAILABLE when it is away."""
 
     async def migrate(self, *, now: datetime) -> None:
         """Brings the schema up to date."""
+        ...
+
+    async def view(self, work: Callable[[Session], T]) -> T:
+        """Reads, in one transaction."""
+        ...
+
+    async def change(self, work: Callable[[Session], T]) -> T:
+        """Reads and writes, in one transaction that no other writer comes between."""
         ...
 
     async def found(self, founding: Founding) -> bool:

@@ -1,15 +1,19 @@
-"""Where identity is kept: organisations, projects, keys, and the log of what changed.
+"""Where identity is kept: organisations, projects, keys, what is administered around them, and the
+log of what changed.
 
 The log is what makes revocation prompt: every change of a key takes the next revision in the same
 transaction, so revisions grow in the order of commits, whichever process writes. A key's version
 is the revision of its last change.
+
+All work is done through a :class:`Session`: one transaction, in which rows are read and written as
+records. What the rows mean is said elsewhere (``key_rows.py``, the ``*_rows.py`` beside it).
 """
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar, get_type_hints
 
 from sqlalchemy import (
     BigInteger,
@@ -24,7 +28,6 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     RowMapping,
-    Select,
     String,
     Table,
     Text,
@@ -36,11 +39,10 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.schema import CreateIndex, CreateTable
+from sqlalchemy.types import TypeEngine
 
-from onegate.auth.v1 import grant_pb2
-from onegate.common.v1 import error_pb2
-from runtime.errors import GatewayError
 from runtime.sql import Database, Migration, Timestamp
+from services.auth import key_rows, objects, schema
 from services.auth.policy import Policy, from_json, to_json
 from services.auth.records import (
     Change,
@@ -51,15 +53,18 @@ from services.auth.records import (
     KeyRecord,
     Lineage,
     Listing,
-    NewKey,
     OrganizationRecord,
     Page,
     ProjectDraft,
     ProjectRecord,
+    Slice,
 )
 
 CHANGES_KEPT: Final = 10_000
 """How many revisions the log remembers; whoever is further behind starts anew."""
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 class PolicyJson(TypeDecorator[Policy]):
@@ -79,10 +84,28 @@ class PolicyJson(TypeDecorator[Policy]):
         return None if value is None else from_json(value)
 
 
+class NamesJson(TypeDecorator[tuple[str, ...]]):
+    """A tuple of texts as JSON."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[str, ...] | None, dialect: Dialect) -> str | None:
+        """A JSON array."""
+        del dialect
+        return None if value is None else json.dumps(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> tuple[str, ...] | None:
+        """A tuple again."""
+        del dialect
+        return None if value is None else tuple(json.loads(value))
+
+
+# The first migration's tables; later ones are in ``schema.py``.
 _METADATA = MetaData()
 _ID = String(64)
 
-ORGANIZATIONS = Table(
+_FIRST_ORGANIZATIONS = Table(
     "organizations",
     _METADATA,
     Column("id", _ID, primary_key=True),
@@ -93,11 +116,11 @@ ORGANIZATIONS = Table(
     Column("created_at_us", Timestamp, nullable=False),
 )
 
-PROJECTS = Table(
+_FIRST_PROJECTS = Table(
     "projects",
     _METADATA,
     Column("id", _ID, primary_key=True),
-    Column("organization_id", _ID, ForeignKey(ORGANIZATIONS.c.id), nullable=False),
+    Column("organization_id", _ID, ForeignKey(_FIRST_ORGANIZATIONS.c.id), nullable=False),
     Column("name", String(200), nullable=False),
     Column("policy", PolicyJson, nullable=False),
     Column("version", BigInteger, nullable=False),
@@ -105,12 +128,12 @@ PROJECTS = Table(
     Column("created_at_us", Timestamp, nullable=False),
 )
 
-KEYS = Table(
+_FIRST_KEYS = Table(
     "keys",
     _METADATA,
     Column("id", _ID, primary_key=True),
-    Column("organization_id", _ID, ForeignKey(ORGANIZATIONS.c.id), nullable=False),
-    Column("project_id", _ID, ForeignKey(PROJECTS.c.id)),
+    Column("organization_id", _ID, ForeignKey(_FIRST_ORGANIZATIONS.c.id), nullable=False),
+    Column("project_id", _ID, ForeignKey(_FIRST_PROJECTS.c.id)),
     Column("principal_id", _ID, nullable=False),
     Column("kind", Integer, nullable=False),
     Column("name", String(200), nullable=False),
@@ -146,10 +169,10 @@ REVISIONS = Table(
 REQUESTS = Table(
     "requests",
     _METADATA,
-    Column("organization_id", _ID, ForeignKey(ORGANIZATIONS.c.id), primary_key=True),
+    Column("organization_id", _ID, ForeignKey(_FIRST_ORGANIZATIONS.c.id), primary_key=True),
     Column("request_id", String(64), primary_key=True),
     Column("fingerprint", LargeBinary(32), nullable=False),
-    Column("key_id", _ID, ForeignKey(KEYS.c.id), nullable=False),
+    Column("key_id", _ID, ForeignKey(_FIRST_KEYS.c.id), nullable=False),
     Column("made_at_us", Timestamp, nullable=False),
 )
 
@@ -160,11 +183,23 @@ PEPPERS = Table(
     Column("fingerprint", LargeBinary(32), nullable=False),
 )
 
-_TABLES = (ORGANIZATIONS, PROJECTS, KEYS, CHANGES, REVISIONS, REQUESTS, PEPPERS)
+_TABLES = (
+    _FIRST_ORGANIZATIONS,
+    _FIRST_PROJECTS,
+    _FIRST_KEYS,
+    CHANGES,
+    REVISIONS,
+    REQUESTS,
+    PEPPERS,
+)
 _INDEXES = (
-    Index("keys_by_organization", KEYS.c.organization_id, KEYS.c.created_revision),
-    Index("keys_by_project", KEYS.c.project_id, KEYS.c.created_revision),
-    Index("projects_by_organization", PROJECTS.c.organization_id, PROJECTS.c.created_revision),
+    Index("keys_by_organization", _FIRST_KEYS.c.organization_id, _FIRST_KEYS.c.created_revision),
+    Index("keys_by_project", _FIRST_KEYS.c.project_id, _FIRST_KEYS.c.created_revision),
+    Index(
+        "projects_by_organization",
+        _FIRST_PROJECTS.c.organization_id,
+        _FIRST_PROJECTS.c.created_revision,
+    ),
 )
 
 MIGRATIONS: Final = (
@@ -176,7 +211,234 @@ MIGRATIONS: Final = (
             "INSERT INTO revisions (id, newest, forgotten) VALUES (1, 0, 0)",
         ),
     ),
+    Migration(version=2, statements=schema.ADMINISTRATION),
+    Migration(version=3, statements=schema.PEOPLE),
+    Migration(version=4, statements=schema.AUDIT),
 )
+
+_TYPES: Final[Mapping[object, TypeEngine[Any]]] = {
+    str: Text(),
+    int: BigInteger(),
+    str | None: Text(),
+    int | None: BigInteger(),
+    datetime: Timestamp(),
+    datetime | None: Timestamp(),
+    tuple[str, ...]: NamesJson(),
+    Policy: PolicyJson(),
+}
+
+
+_CURRENT = MetaData()
+
+
+def _table(name: str, record: type[Any], *more: Column[Any]) -> Table:
+    """The table of a record, as it is now."""
+    hints = get_type_hints(record)
+    columns = [
+        Column(
+            _column_name(field.name, hints[field.name]),
+            # An enum's value is a plain number to the database.
+            _TYPES.get(hints[field.name], BigInteger()),
+            primary_key=field.name == "id",
+        )
+        for field in fields(record)
+    ]
+    return Table(name, _CURRENT, *columns, *more)
+
+
+def _column_name(field: str, hint: object) -> str:
+    return f"{field}_us" if hint in (datetime, datetime | None) else field
+
+
+ORGANIZATIONS: Final = _table(
+    "organizations", OrganizationRecord, Column("created_revision", BigInteger)
+)
+PROJECTS: Final = _table("projects", ProjectRecord, Column("created_revision", BigInteger))
+KEYS: Final = _table(
+    "keys", KeyRecord, Column("created_revision", BigInteger), Column("mac", LargeBinary)
+)
+_TABLE_OF: Final[Mapping[type[Any], Table]] = {
+    OrganizationRecord: ORGANIZATIONS,
+    ProjectRecord: PROJECTS,
+    KeyRecord: KEYS,
+    objects.ServiceAccountRecord: _table("service_accounts", objects.ServiceAccountRecord),
+    objects.RateLimitRecord: _table("project_rate_limits", objects.RateLimitRecord),
+    objects.UserRecord: _table("users", objects.UserRecord),
+    objects.ProjectUserRecord: _table("project_users", objects.ProjectUserRecord),
+    objects.InviteRecord: _table("invites", objects.InviteRecord),
+    objects.GroupRecord: _table("user_groups", objects.GroupRecord),
+    objects.GroupUserRecord: _table("group_users", objects.GroupUserRecord),
+    objects.ProjectGroupRecord: _table("project_groups", objects.ProjectGroupRecord),
+    objects.RoleRecord: _table("roles", objects.RoleRecord),
+    objects.AssignmentRecord: _table("role_assignments", objects.AssignmentRecord),
+    objects.AuditRecord: _table("audit_events", objects.AuditRecord),
+    objects.AuditHeadRecord: _table("audit_heads", objects.AuditHeadRecord),
+}
+_COLUMNS: Final[Mapping[type[Any], Mapping[str, Column[Any]]]] = {
+    record: {
+        field.name: table.c[_column_name(field.name, get_type_hints(record)[field.name])]
+        for field in fields(record)
+    }
+    for record, table in _TABLE_OF.items()
+}
+
+
+class Session:
+    """One transaction. Reads and writes rows as records of their type."""
+
+    def __init__(self, connection: Connection, changes_kept: int) -> None:
+        self._connection = connection
+        self._changes_kept = changes_kept
+
+    def serialise(self) -> None:
+        """Holds back every other writer until this transaction ends, whatever the database:
+        revisions then grow in the order of commits, and what is read next stays true.
+        """
+        self._connection.execute(update(REVISIONS).values(newest=REVISIONS.c.newest))
+
+    def next_revision(self) -> int:
+        """Takes the next revision."""
+        newest = REVISIONS.c.newest
+        taken = update(REVISIONS).values(newest=newest + 1).returning(newest)
+        revision: int = self._connection.execute(taken).scalar_one()
+        return revision
+
+    def find(self, kind: type[R], where: Mapping[str, object]) -> R | None:
+        """The row with these values; ``None`` when there is none. The first made, of several."""
+        rows = self.select(kind, where, Slice(size=1, ascending=True))
+        return rows[0] if rows else None
+
+    def select(self, kind: type[R], where: Mapping[str, object], part: Slice) -> list[R]:
+        """Rows with these values, in the order of ``part``. A value of ``None`` asks for NULL, a
+        list or a set for one of its members.
+        """
+        columns = _COLUMNS[kind]
+        query = select(*columns.values()).where(*_conditions(columns, where))
+        table = _TABLE_OF[kind]
+        order = columns[part.order] if part.order in columns else table.c[part.order]
+        if part.after is not None:
+            query = query.where(order > part.after if part.ascending else order < part.after)
+        if part.before is not None:
+            query = query.where(order < part.before if part.ascending else order > part.before)
+        query = query.order_by(order if part.ascending else order.desc()).limit(part.size)
+        return [_record(kind, row) for row in self._connection.execute(query).mappings()]
+
+    def position(self, kind: type[Any], record_id: str) -> int | None:
+        """When the row was made, as the revision of that time."""
+        table = _TABLE_OF[kind]
+        query = select(table.c.created_revision).where(table.c.id == record_id)
+        found: int | None = self._connection.execute(query).scalar_one_or_none()
+        return found
+
+    def insert(self, record: object, more: Mapping[str, object] | None = None) -> None:
+        """Keeps a new row; ``more`` are columns that no record shows."""
+        values = {**_values(record), **(more or {})}
+        self._connection.execute(insert(_TABLE_OF[type(record)]).values(values))
+
+    def replace(self, record: Any) -> None:
+        """Keeps a row as the record has it, by its id."""
+        table = _TABLE_OF[type(record)]
+        self._connection.execute(
+            update(table).where(table.c.id == record.id).values(_values(record))
+        )
+
+    def delete(self, kind: type[Any], where: Mapping[str, object]) -> None:
+        """Drops the rows with these values."""
+        conditions = _conditions(_COLUMNS[kind], where)
+        self._connection.execute(delete(_TABLE_OF[kind]).where(*conditions))
+
+    def log(self, changes: Sequence[Change], now: datetime) -> None:
+        """Appends changes of one revision to the log and forgets what is too old."""
+        if not changes:
+            return
+        rows = [
+            {
+                "revision": change.revision,
+                "key_id": change.key_id,
+                "revoked": int(change.revoked),
+                "changed_at_us": now,
+            }
+            for change in changes
+        ]
+        self._connection.execute(insert(CHANGES), rows)
+        forgotten = changes[0].revision - self._changes_kept
+        if forgotten > 0:
+            self._connection.execute(delete(CHANGES).where(CHANGES.c.revision <= forgotten))
+            self._connection.execute(
+                update(REVISIONS)
+                .where(REVISIONS.c.forgotten < forgotten)
+                .values(forgotten=forgotten)
+            )
+
+    def request(self, organization_id: str, request_id: str) -> tuple[bytes, str] | None:
+        """The fingerprint of an earlier request and the key that it made."""
+        query = select(REQUESTS.c.fingerprint, REQUESTS.c.key_id).where(
+            REQUESTS.c.organization_id == organization_id, REQUESTS.c.request_id == request_id
+        )
+        row = self._connection.execute(query).one_or_none()
+        return None if row is None else (row.fingerprint, row.key_id)
+
+    def keep_request(self, key: KeyRecord, request_id: str, fingerprint: bytes) -> None:
+        """Remembers which request made a key."""
+        self._connection.execute(
+            insert(REQUESTS).values(
+                organization_id=key.organization_id,
+                request_id=request_id,
+                fingerprint=fingerprint,
+                key_id=key.id,
+                made_at_us=key.created_at,
+            )
+        )
+
+    def lineage(self, mac: bytes) -> Lineage | None:
+        """See :meth:`Store.find_lineage`."""
+        query = (
+            select(KEYS, PROJECTS, ORGANIZATIONS)
+            .join(ORGANIZATIONS, KEYS.c.organization_id == ORGANIZATIONS.c.id)
+            .outerjoin(PROJECTS, KEYS.c.project_id == PROJECTS.c.id)
+            .where(KEYS.c.mac == mac)
+        )
+        row = self._connection.execute(query).mappings().one_or_none()
+        if row is None:
+            return None
+        return Lineage(
+            organization=_record(OrganizationRecord, row),
+            project=None if row[PROJECTS.c.id] is None else _record(ProjectRecord, row),
+            key=_record(KeyRecord, row),
+        )
+
+    def pin_pepper(self, fingerprint: bytes) -> bool:
+        """See :meth:`Store.pin_pepper`."""
+        self.serialise()
+        query = select(PEPPERS.c.fingerprint)
+        pinned = self._connection.execute(query).scalar_one_or_none()
+        if pinned is None:
+            self._connection.execute(insert(PEPPERS).values(id=1, fingerprint=fingerprint))
+        return pinned in (None, fingerprint)
+
+    def changes_after(self, revision: int, rows_max: int) -> Changes:
+        """See :meth:`Store.changes_after`."""
+        query = (
+            select(CHANGES.c.revision, CHANGES.c.key_id, CHANGES.c.revoked)
+            .where(CHANGES.c.revision > revision)
+            .order_by(CHANGES.c.revision, CHANGES.c.key_id)
+            .limit(rows_max + 1)
+        )
+        newest, forgotten = self._connection.execute(
+            select(REVISIONS.c.newest, REVISIONS.c.forgotten)
+        ).one()
+        is_known = forgotten <= revision < newest
+        rows = self._connection.execute(query).all() if is_known else ()
+        complete = forgotten <= revision <= newest and len(rows) <= rows_max
+        return Changes(
+            revision=newest,
+            rows=[
+                Change(revision=row.revision, key_id=row.key_id, revoked=bool(row.revoked))
+                for row in rows
+                if complete
+            ],
+            complete=complete,
+        )
 
 
 class SqlStore:
@@ -194,361 +456,87 @@ class SqlStore:
         """See :class:`Store`."""
         await self._database.close()
 
+    async def view(self, work: Callable[[Session], T]) -> T:
+        """See :class:`Store`."""
+        return await self._database.read(lambda c: work(Session(c, self._changes_kept)))
+
+    async def change(self, work: Callable[[Session], T]) -> T:
+        """See :class:`Store`."""
+
+        def serialised(connection: Connection) -> T:
+            session = Session(connection, self._changes_kept)
+            session.serialise()
+            return work(session)
+
+        return await self._database.write(serialised)
+
     async def found(self, founding: Founding) -> bool:
         """See :class:`Store`."""
-        return await self._database.write(lambda c: self._found(c, founding))
-
-    def _found(self, connection: Connection, founding: Founding) -> bool:
-        _serialise(connection)
-        if connection.execute(select(ORGANIZATIONS.c.id).limit(1)).first() is not None:
-            return False
-        revision = _next_revision(connection)
-        connection.execute(
-            insert(ORGANIZATIONS).values(
-                id=founding.organization_id,
-                name=founding.name,
-                policy=Policy(),
-                version=revision,
-                created_revision=revision,
-                created_at_us=founding.now,
-            )
-        )
-        project = ProjectDraft(
-            id=founding.project_id,
-            organization_id=founding.organization_id,
-            name=founding.name,
-            now=founding.now,
-        )
-        self._add_project(connection, project)
-        for draft in founding.keys:
-            self._add_key(connection, draft)
-        return True
+        return await self.change(lambda s: key_rows.found(s, founding))
 
     async def pin_pepper(self, fingerprint: bytes) -> bool:
         """See :class:`Store`."""
-
-        def work(connection: Connection) -> bool:
-            _serialise(connection)
-            pinned = connection.execute(select(PEPPERS.c.fingerprint)).scalar_one_or_none()
-            if pinned is None:
-                connection.execute(insert(PEPPERS).values(id=1, fingerprint=fingerprint))
-            return pinned in (None, fingerprint)
-
-        return await self._database.write(work)
+        return await self.change(lambda s: s.pin_pepper(fingerprint))
 
     async def add_project(self, draft: ProjectDraft) -> ProjectRecord:
         """See :class:`Store`."""
-
-        def work(connection: Connection) -> ProjectRecord:
-            _serialise(connection)
-            return self._add_project(connection, draft)
-
-        return await self._database.write(work)
-
-    def _add_project(self, connection: Connection, draft: ProjectDraft) -> ProjectRecord:
-        revision = _next_revision(connection)
-        connection.execute(
-            insert(PROJECTS).values(
-                id=draft.id,
-                organization_id=draft.organization_id or _first_organization(connection),
-                name=draft.name,
-                policy=Policy(),
-                version=revision,
-                created_revision=revision,
-                created_at_us=draft.now,
-            )
-        )
-        found = connection.execute(select(PROJECTS).where(PROJECTS.c.id == draft.id))
-        return _project(found.mappings().one())
+        return await self.change(lambda s: key_rows.add_project(s, draft))
 
     async def list_projects(
         self, organization_id: str | None, page: Page
     ) -> Listing[ProjectRecord]:
         """See :class:`Store`."""
-        query = select(PROJECTS).where(_within(PROJECTS, organization_id))
-        rows, next_before = await self._database.read(lambda c: _page(c, PROJECTS, query, page))
-        return Listing(rows=[_project(row) for row in rows], next_before=next_before)
+        where = key_rows.within(organization_id)
+        return await self.view(lambda s: key_rows.listed(s, ProjectRecord, where, page))
 
     async def add_key(self, draft: KeyDraft) -> tuple[KeyRecord, bool]:
         """See :class:`Store`."""
-
-        def work(connection: Connection) -> tuple[KeyRecord, bool]:
-            _serialise(connection)
-            return self._add_key(connection, draft)
-
-        return await self._database.write(work)
-
-    def _add_key(self, connection: Connection, draft: KeyDraft) -> tuple[KeyRecord, bool]:
-        organization_id, project_id = _place(connection, draft)
-        fingerprint = _fingerprint(draft.asked)
-        if draft.asked.request_id:
-            earlier = _earlier(connection, organization_id, draft.asked.request_id, fingerprint)
-            if earlier is not None:
-                return earlier, False
-        revision = _next_revision(connection)
-        connection.execute(
-            insert(KEYS).values(
-                id=draft.id,
-                organization_id=organization_id,
-                project_id=project_id,
-                principal_id="",
-                kind=draft.asked.kind,
-                name=draft.asked.name,
-                mac=draft.mac,
-                redacted_value=draft.redacted_value,
-                policy=draft.asked.policy,
-                version=revision,
-                created_revision=revision,
-                created_at_us=draft.now,
-                expires_at_us=draft.expires_at,
-            )
-        )
-        self._log(connection, Change(revision=revision, key_id=draft.id, revoked=False), draft.now)
-        if draft.asked.request_id:
-            connection.execute(
-                insert(REQUESTS).values(
-                    organization_id=organization_id,
-                    request_id=draft.asked.request_id,
-                    fingerprint=fingerprint,
-                    key_id=draft.id,
-                    made_at_us=draft.now,
-                )
-            )
-        made = connection.execute(select(KEYS).where(KEYS.c.id == draft.id))
-        return _key(made.mappings().one()), True
+        return await self.change(lambda s: key_rows.add_key(s, draft))
 
     async def find_key(self, organization_id: str | None, key_id: str) -> KeyRecord | None:
         """See :class:`Store`."""
-        return await self._database.read(lambda c: _find_key(c, organization_id, key_id))
+        return await self.view(lambda s: key_rows.find_key(s, organization_id, key_id))
 
     async def list_keys(self, wanted: KeyFilter, page: Page) -> Listing[KeyRecord]:
         """See :class:`Store`."""
-        query = select(KEYS).where(_within(KEYS, wanted.organization_id))
-        if wanted.project_id:
-            query = query.where(KEYS.c.project_id == wanted.project_id)
-        if not wanted.include_revoked:
-            query = query.where(KEYS.c.revoked_at_us.is_(None))
-        rows, next_before = await self._database.read(lambda c: _page(c, KEYS, query, page))
-        return Listing(rows=[_key(row) for row in rows], next_before=next_before)
+        where = key_rows.wanted_keys(wanted)
+        return await self.view(lambda s: key_rows.listed(s, KeyRecord, where, page))
 
     async def revoke_key(
         self, organization_id: str | None, key_id: str, *, now: datetime
     ) -> KeyRecord | None:
         """See :class:`Store`."""
-
-        def work(connection: Connection) -> KeyRecord | None:
-            _serialise(connection)
-            key = _find_key(connection, organization_id, key_id)
-            if key is None or key.revoked_at is not None:
-                return key
-            revision = _next_revision(connection)
-            connection.execute(
-                update(KEYS).where(KEYS.c.id == key_id).values(version=revision, revoked_at_us=now)
-            )
-            self._log(connection, Change(revision=revision, key_id=key_id, revoked=True), now)
-            return _find_key(connection, organization_id, key_id)
-
-        return await self._database.write(work)
+        return await self.change(lambda s: key_rows.revoke_key(s, organization_id, key_id, now))
 
     async def find_lineage(self, mac: bytes) -> Lineage | None:
         """See :class:`Store`."""
-        query = (
-            select(KEYS, PROJECTS, ORGANIZATIONS)
-            .join(ORGANIZATIONS, KEYS.c.organization_id == ORGANIZATIONS.c.id)
-            .outerjoin(PROJECTS, KEYS.c.project_id == PROJECTS.c.id)
-            .where(KEYS.c.mac == mac)
-        )
-        row = await self._database.read(lambda c: c.execute(query).mappings().one_or_none())
-        if row is None:
-            return None
-        return Lineage(
-            organization=_organization(row),
-            project=None if row[PROJECTS.c.id] is None else _project(row),
-            key=_key(row),
-        )
+        return await self.view(lambda s: s.lineage(mac))
 
     async def changes_after(self, revision: int, *, rows_max: int) -> Changes:
         """See :class:`Store`."""
-        query = (
-            select(CHANGES.c.revision, CHANGES.c.key_id, CHANGES.c.revoked)
-            .where(CHANGES.c.revision > revision)
-            .order_by(CHANGES.c.revision, CHANGES.c.key_id)
-            .limit(rows_max + 1)
-        )
-
-        def work(connection: Connection) -> Changes:
-            newest, forgotten = connection.execute(
-                select(REVISIONS.c.newest, REVISIONS.c.forgotten)
-            ).one()
-            rows = connection.execute(query).all() if forgotten <= revision < newest else ()
-            complete = forgotten <= revision <= newest and len(rows) <= rows_max
-            return Changes(
-                revision=newest,
-                rows=[
-                    Change(revision=row.revision, key_id=row.key_id, revoked=bool(row.revoked))
-                    for row in rows
-                    if complete
-                ],
-                complete=complete,
-            )
-
-        return await self._database.read(work)
-
-    def _log(self, connection: Connection, change: Change, now: datetime) -> None:
-        """Appends to the log and forgets what is too old."""
-        connection.execute(
-            insert(CHANGES).values(
-                revision=change.revision,
-                key_id=change.key_id,
-                revoked=int(change.revoked),
-                changed_at_us=now,
-            )
-        )
-        forgotten = change.revision - self._changes_kept
-        if forgotten > 0:
-            connection.execute(delete(CHANGES).where(CHANGES.c.revision <= forgotten))
-            connection.execute(
-                update(REVISIONS)
-                .where(REVISIONS.c.forgotten < forgotten)
-                .values(forgotten=forgotten)
-            )
+        return await self.view(lambda s: s.changes_after(revision, rows_max))
 
 
-def _serialise(connection: Connection) -> None:
-    """Holds back every other writer until this transaction ends, whatever the database: revisions
-    then grow in the order of commits, and what is read next stays true.
-    """
-    connection.execute(update(REVISIONS).values(newest=REVISIONS.c.newest))
-
-
-def _next_revision(connection: Connection) -> int:
-    taken = update(REVISIONS).values(newest=REVISIONS.c.newest + 1).returning(REVISIONS.c.newest)
-    revision: int = connection.execute(taken).scalar_one()
-    return revision
-
-
-def _within(table: Table, organization_id: str | None) -> ColumnElement[bool]:
-    """Only rows of the organisation; ``None`` for all."""
-    return true() if organization_id is None else table.c.organization_id == organization_id
-
-
-def _first_organization(connection: Connection) -> str:
-    found: str | None = connection.execute(
-        select(ORGANIZATIONS.c.id).order_by(ORGANIZATIONS.c.created_revision).limit(1)
-    ).scalar_one_or_none()
-    if found is None:
-        raise GatewayError(
-            error_pb2.ERROR_REASON_NOT_FOUND,
-            "There is no organisation yet: the first start of the gateway makes one.",
-        )
+def _conditions(
+    columns: Mapping[str, Column[Any]], where: Mapping[str, object]
+) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = [true()]
+    for name, value in where.items():
+        column = columns[name]
+        if value is None:
+            found.append(column.is_(None))
+        elif isinstance(value, list | set | frozenset):
+            found.append(column.in_(value))
+        else:
+            found.append(column == value)
     return found
 
 
-def _place(connection: Connection, draft: KeyDraft) -> tuple[str, str | None]:
-    """The organisation and project that a new key belongs to. Raises NOT_FOUND."""
-    if draft.asked.kind == grant_pb2.KEY_KIND_ADMIN:
-        return draft.organization_id or _first_organization(connection), None
-    query = select(PROJECTS.c.organization_id, PROJECTS.c.id)
-    if draft.asked.project_id:
-        query = query.where(
-            PROJECTS.c.id == draft.asked.project_id, _within(PROJECTS, draft.organization_id)
-        )
-    else:
-        organization_id = draft.organization_id or _first_organization(connection)
-        query = query.where(PROJECTS.c.organization_id == organization_id)
-    found = connection.execute(query.order_by(PROJECTS.c.created_revision).limit(1)).one_or_none()
-    if found is None:
-        raise GatewayError(
-            error_pb2.ERROR_REASON_NOT_FOUND,
-            f"There is no project {draft.asked.project_id!r}: list the projects, or make one.",
-            param="project_id",
-        )
-    return found.organization_id, found.id
+def _record(kind: type[R], row: RowMapping) -> R:
+    return kind(**{name: row[column] for name, column in _COLUMNS[kind].items()})
 
 
-def _earlier(
-    connection: Connection, organization_id: str, request_id: str, fingerprint: bytes
-) -> KeyRecord | None:
-    """The key that a request of this id made. Raises IDEMPOTENCY_MISMATCH when it asked for
-    another.
-    """
-    found = connection.execute(
-        select(REQUESTS.c.fingerprint, REQUESTS.c.key_id).where(
-            REQUESTS.c.organization_id == organization_id, REQUESTS.c.request_id == request_id
-        )
-    ).one_or_none()
-    if found is None:
-        return None
-    if found.fingerprint != fingerprint:
-        raise GatewayError(
-            error_pb2.ERROR_REASON_IDEMPOTENCY_MISMATCH,
-            "Another request used this request_id for a different key: choose a new one.",
-            param="request_id",
-        )
-    return _find_key(connection, organization_id, found.key_id)
-
-
-def _fingerprint(asked: NewKey) -> bytes:
-    """Tells requests apart by all that they ask for."""
-    content = [asked.name, asked.kind, asked.project_id, asked.expires_in_s, to_json(asked.policy)]
-    return hashlib.sha256(json.dumps(content).encode()).digest()
-
-
-def _find_key(connection: Connection, organization_id: str | None, key_id: str) -> KeyRecord | None:
-    query = select(KEYS).where(KEYS.c.id == key_id, _within(KEYS, organization_id))
-    row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else _key(row)
-
-
-def _page(
-    connection: Connection, table: Table, query: Select[Any], page: Page
-) -> tuple[Sequence[RowMapping], int | None]:
-    """A page's rows and where the next one starts."""
-    if page.before is not None:
-        query = query.where(table.c.created_revision < page.before)
-    query = query.order_by(table.c.created_revision.desc()).limit(page.size + 1)
-    rows = connection.execute(query).mappings().all()
-    if len(rows) <= page.size:
-        return rows, None
-    return rows[: page.size], rows[page.size - 1][table.c.created_revision]
-
-
-def _organization(row: RowMapping) -> OrganizationRecord:
-    columns = ORGANIZATIONS.c
-    return OrganizationRecord(
-        id=row[columns.id],
-        name=row[columns.name],
-        policy=row[columns.policy],
-        version=row[columns.version],
-        created_at=row[columns.created_at_us],
-    )
-
-
-def _project(row: RowMapping) -> ProjectRecord:
-    columns = PROJECTS.c
-    return ProjectRecord(
-        id=row[columns.id],
-        organization_id=row[columns.organization_id],
-        name=row[columns.name],
-        policy=row[columns.policy],
-        version=row[columns.version],
-        created_at=row[columns.created_at_us],
-    )
-
-
-def _key(row: RowMapping) -> KeyRecord:
-    columns = KEYS.c
-    return KeyRecord(
-        id=row[columns.id],
-        organization_id=row[columns.organization_id],
-        project_id=row[columns.project_id],
-        principal_id=row[columns.principal_id],
-        kind=row[columns.kind],
-        name=row[columns.name],
-        redacted_value=row[columns.redacted_value],
-        policy=row[columns.policy],
-        version=row[columns.version],
-        created_at=row[columns.created_at_us],
-        expires_at=row[columns.expires_at_us],
-        revoked_at=row[columns.revoked_at_us],
-    )
+def _values(record: Any) -> dict[str, object]:
+    """A record's columns. Not ``asdict``: what is in a column stays what it is."""
+    columns = _COLUMNS[type(record)]
+    return {column.name: getattr(record, name) for name, column in columns.items()}

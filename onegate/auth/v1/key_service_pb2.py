@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from onegate.auth.v1 import grant_pb2 as onegate_dot_auth_dot_v1_dot_grant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!onegate/auth/v1/key_service.proto\x12\x0fonegate.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bonegate/auth/v1/grant.proto\"\xd1\x03\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.onegate.auth.v1.KeyKind\x12\x16\n\x0eredacted_value\x18\x04 \x01(\t\x12\x12\n\nproject_id\x18\x05 \x01(\t\x12\x17\n\x0forganization_id\x18\x06 \x01(\t\x12\x16\n\x0emodels_allowed\x18\x07 \x03(\t\x12/\n\x0brate_limits\x18\x08 \x03(\x0b\x32\x1a.onegate.auth.v1.RateLimit\x12,\n\x04tags\x18\t \x03(\x0b\x32\x1e.onegate.auth.v1.Key.TagsEntry\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\r \x01(\x03\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xbd\x02\n\x10\x43reateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.onegate.auth.v1.KeyKind\x12\x12\n\nproject_id\x18\x03 \x01(\t\x12\x1a\n\x12\x65xpires_in_seconds\x18\x04 \x01(\x03\x12\x16\n\x0emodels_allowed\x18\x05 \x03(\t\x12/\n\x0brate_limits\x18\x06 \x03(\x0b\x32\x1a.onegate.auth.v1.RateLimit\x12\x39\n\x04tags\x18\x07 \x03(\x0b\x32+.onegate.auth.v1.CreateKeyRequest.TagsEntry\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"E\n\x11\x43reateKeyResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.onegate.auth.v1.Key\x12\r\n\x05value\x18\x02 \x01(\t\"\x1b\n\rGetKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"3\n\x0eGetKeyResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.onegate.auth.v1.Key\"e\n\x0fListKeysRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x0finclude_revoked\x18\x04 \x01(\x08\"O\n\x10ListKeysResponse\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.onegate.auth.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1e\n\x10RevokeKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\"6\n\x11RevokeKeyResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.onegate.auth.v1.Key2\xd0\x02\n\nKeyService\x12R\n\tCreateKey\x12!.onegate.auth.v1.CreateKeyRequest\x1a\".onegate.auth.v1.CreateKeyResponse\x12I\n\x06GetKey\x12\x1e.onegate.auth.v1.GetKeyRequest\x1a\x1f.onegate.auth.v1.GetKeyResponse\x12O\n\x08ListKeys\x12 .onegate.auth.v1.ListKeysRequest\x1a!.onegate.auth.v1.ListKeysResponse\x12R\n\tRevokeKey\x12!.onegate.auth.v1.RevokeKeyRequest\x1a\".onegate.auth.v1.RevokeKeyResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!onegate/auth/v1/key_service.proto\x12\x0fonegate.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1bonegate/auth/v1/grant.proto\"\x8b\x04\n\x03Key\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12&\n\x04kind\x18\x03 \x01(\x0e\x32\x18.onegate.auth.v1.KeyKind\x12\x16\n\x0eredacted_value\x18\x04 \x01(\t\x12\x12\n\nproject_id\x18\x05 \x01(\t\x12\x17\n\x0forganization_id\x18\x06 \x01(\t\x12\x16\n\x0emodels_allowed\x18\x07 \x03(\t\x12/\n\x0brate_limits\x18\x08 \x03(\x0b\x32\x1a.onegate.auth.v1.RateLimit\x12,\n\x04tags\x18\t \x03(\x0b\x32\x1e.onegate.auth.v1.Key.TagsEntry\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nexpires_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrevoked_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07version\x18\r \x01(\x03\x12\x0e\n\x06scopes\x18\x0e \x03(\t\x12(\n\x05owner\x18\x0f \x01(\x0b\x32\x19.onegate.auth.v1.KeyOwner\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"q\n\x08KeyOwner\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\r\n\x05\x65mail\x18\x03 \x01(\t\x12\x0c\n\x04role\x18\x04 \x01(\t\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xdf\x02\n\x10\x43reateKeyRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.onegate.auth.v1.KeyKind\x12\x12\n\nproject_id\x18\x03 \x01(\t\x12\x1a\n\x12\x65xpires_in_seconds\x18\x04 \x01(\x03\x12\x16\n\x0emodels_allowed\x18\x05 \x03(\t\x12/\n\x0brate_limits\x18\x06 \x03(\x0b\x32\x1a.onegate.auth.v1.RateLimit\x12\x39\n\x04tags\x18\x07 \x03(\x0b\x32+.onegate.auth.v1.CreateKeyRequest.TagsEntry\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x0e\n\x06scopes\x18\t \x03(\t\x12\x10\n\x08owner_id\x18\n \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"E\n\x11\x43reateKeyResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.onegate.auth.v1.Key\x12\r\n\x05value\x18\x02 \x01(\t\"j\n\rGetKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.onegate.auth.v1.KeyKind\x12\x12\n\nproject_id\x18\x03 \x01(\t\x12\x11\n\tlive_only\x18\x04 \x01(\x08\"3\n\x0eGetKeyResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.onegate.auth.v1.Key\"\xaf\x01\n\x0fListKeysRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x17\n\x0finclude_revoked\x18\x04 \x01(\x08\x12&\n\x04kind\x18\x05 \x01(\x0e\x32\x18.onegate.auth.v1.KeyKind\x12\r\n\x05\x61\x66ter\x18\x06 \x01(\t\x12\x11\n\tascending\x18\x07 \x01(\x08\"O\n\x10ListKeysResponse\x12\"\n\x04keys\x18\x01 \x03(\x0b\x32\x14.onegate.auth.v1.Key\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Z\n\x10RevokeKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12&\n\x04kind\x18\x02 \x01(\x0e\x32\x18.onegate.auth.v1.KeyKind\x12\x12\n\nproject_id\x18\x03 \x01(\t\"6\n\x11RevokeKeyResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.onegate.auth.v1.Key\"\x96\x01\n\x10UpdateKeyRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x1f\n\x12\x65xpires_in_seconds\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12*\n\x06scopes\x18\x04 \x01(\x0b\x32\x1a.onegate.auth.v1.KeyScopesB\x15\n\x13_expires_in_seconds\"\x1a\n\tKeyScopes\x12\r\n\x05names\x18\x01 \x03(\t\"6\n\x11UpdateKeyResponse\x12!\n\x03key\x18\x01 \x01(\x0b\x32\x14.onegate.auth.v1.Key2\xa4\x03\n\nKeyService\x12R\n\tCreateKey\x12!.onegate.auth.v1.CreateKeyRequest\x1a\".onegate.auth.v1.CreateKeyResponse\x12I\n\x06GetKey\x12\x1e.onegate.auth.v1.GetKeyRequest\x1a\x1f.onegate.auth.v1.GetKeyResponse\x12R\n\tUpdateKey\x12!.onegate.auth.v1.UpdateKeyRequest\x1a\".onegate.auth.v1.UpdateKeyResponse\x12O\n\x08ListKeys\x12 .onegate.auth.v1.ListKeysRequest\x1a!.onegate.auth.v1.ListKeysResponse\x12R\n\tRevokeKey\x12!.onegate.auth.v1.RevokeKeyRequest\x1a\".onegate.auth.v1.RevokeKeyResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,27 +38,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CREATEKEYREQUEST_TAGSENTRY']._loaded_options = None
   _globals['_CREATEKEYREQUEST_TAGSENTRY']._serialized_options = b'8\001'
   _globals['_KEY']._serialized_start=117
-  _globals['_KEY']._serialized_end=582
-  _globals['_KEY_TAGSENTRY']._serialized_start=539
-  _globals['_KEY_TAGSENTRY']._serialized_end=582
-  _globals['_CREATEKEYREQUEST']._serialized_start=585
-  _globals['_CREATEKEYREQUEST']._serialized_end=902
-  _globals['_CREATEKEYREQUEST_TAGSENTRY']._serialized_start=539
-  _globals['_CREATEKEYREQUEST_TAGSENTRY']._serialized_end=582
-  _globals['_CREATEKEYRESPONSE']._serialized_start=904
-  _globals['_CREATEKEYRESPONSE']._serialized_end=973
-  _globals['_GETKEYREQUEST']._serialized_start=975
-  _globals['_GETKEYREQUEST']._serialized_end=1002
-  _globals['_GETKEYRESPONSE']._serialized_start=1004
-  _globals['_GETKEYRESPONSE']._serialized_end=1055
-  _globals['_LISTKEYSREQUEST']._serialized_start=1057
-  _globals['_LISTKEYSREQUEST']._serialized_end=1158
-  _globals['_LISTKEYSRESPONSE']._serialized_start=1160
-  _globals['_LISTKEYSRESPONSE']._serialized_end=1239
-  _globals['_REVOKEKEYREQUEST']._serialized_start=1241
-  _globals['_REVOKEKEYREQUEST']._serialized_end=1271
-  _globals['_REVOKEKEYRESPONSE']._serialized_start=1273
-  _globals['_REVOKEKEYRESPONSE']._serialized_end=1327
-  _globals['_KEYSERVICE']._serialized_start=1330
-  _globals['_KEYSERVICE']._serialized_end=1666
+  _globals['_KEY']._serialized_end=640
+  _globals['_KEY_TAGSENTRY']._serialized_start=597
+  _globals['_KEY_TAGSENTRY']._serialized_end=640
+  _globals['_KEYOWNER']._serialized_start=642
+  _globals['_KEYOWNER']._serialized_end=755
+  _globals['_CREATEKEYREQUEST']._serialized_start=758
+  _globals['_CREATEKEYREQUEST']._serialized_end=1109
+  _globals['_CREATEKEYREQUEST_TAGSENTRY']._serialized_start=597
+  _globals['_CREATEKEYREQUEST_TAGSENTRY']._serialized_end=640
+  _globals['_CREATEKEYRESPONSE']._serialized_start=1111
+  _globals['_CREATEKEYRESPONSE']._serialized_end=1180
+  _globals['_GETKEYREQUEST']._serialized_start=1182
+  _globals['_GETKEYREQUEST']._serialized_end=1288
+  _globals['_GETKEYRESPONSE']._serialized_start=1290
+  _globals['_GETKEYRESPONSE']._serialized_end=1341
+  _globals['_LISTKEYSREQUEST']._serialized_start=1344
+  _globals['_LISTKEYSREQUEST']._serialized_end=1519
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1521
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1600
+  _globals['_REVOKEKEYREQUEST']._serialized_start=1602
+  _globals['_REVOKEKEYREQUEST']._serialized_end=1692
+  _globals['_REVOKEKEYRESPONSE']._serialized_start=1694
+  _globals['_REVOKEKEYRESPONSE']._serialized_end=1748
+  _globals['_UPDATEKEYREQUEST']._serialized_start=1751
+  _globals['_UPDATEKEYREQUEST']._serialized_end=1901
+  _globals['_KEYSCOPES']._serialized_start=1903
+  _globals['_KEYSCOPES']._serialized_end=1929
+  _globals['_UPDATEKEYRESPONSE']._serialized_start=1931
+  _globals['_UPDATEKEYRESPONSE']._serialized_end=1985
+  _globals['_KEYSERVICE']._serialized_start=1988
+  _globals['_KEYSERVICE']._serialized_end=2408
 # @@protoc_insertion_point(module_scope)

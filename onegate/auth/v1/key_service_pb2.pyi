@@ -59,6 +59,8 @@ class Key(_message.Message):
     EXPIRES_AT_FIELD_NUMBER: _builtins.int
     REVOKED_AT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The public id (`key_…`)."""
     name: _builtins.str
@@ -97,6 +99,16 @@ class Key(_message.Message):
     def revoked_at(self) -> _timestamp_pb2.Timestamp:
         """When it was revoked; unset while it lives."""
 
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the key may do, at most: inference scopes of a project key, permissions of an admin key; empty for all
+        that its kind, its owner and its maker may.
+        """
+
+    @_builtins.property
+    def owner(self) -> Global___KeyOwner:
+        """Whose key it is; unset for the organisation's own."""
+
     def __init__(
         self,
         *,
@@ -113,14 +125,56 @@ class Key(_message.Message):
         expires_at: _timestamp_pb2.Timestamp | None = ...,
         revoked_at: _timestamp_pb2.Timestamp | None = ...,
         version: _builtins.int = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        owner: Global___KeyOwner | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "owner", b"owner", "revoked_at", b"revoked_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "kind", b"kind", "models_allowed", b"models_allowed", "name", b"name", "organization_id", b"organization_id", "project_id", b"project_id", "rate_limits", b"rate_limits", "redacted_value", b"redacted_value", "revoked_at", b"revoked_at", "tags", b"tags", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "kind", b"kind", "models_allowed", b"models_allowed", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "rate_limits", b"rate_limits", "redacted_value", b"redacted_value", "revoked_at", b"revoked_at", "scopes", b"scopes", "tags", b"tags", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Key: _TypeAlias = Key  # noqa: Y015
+
+@_typing.final
+class KeyOwner(_message.Message):
+    """Whose key it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    EMAIL_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The user (`user_…`) or the service account (`svc_…`)."""
+    name: _builtins.str
+    """The name."""
+    email: _builtins.str
+    """The user's email address; empty for a service account."""
+    role: _builtins.str
+    """The role: of a user in the organisation or the project that the key is for, of a service account in its project."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """When the user or service account was made."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        email: _builtins.str = ...,
+        role: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "email", b"email", "id", b"id", "name", b"name", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyOwner: _TypeAlias = KeyOwner  # noqa: Y015
 
 @_typing.final
 class CreateKeyRequest(_message.Message):
@@ -156,6 +210,8 @@ class CreateKeyRequest(_message.Message):
     RATE_LIMITS_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A name for people; 1 to 200 characters."""
     kind: _grant_pb2.KeyKind.ValueType
@@ -166,6 +222,8 @@ class CreateKeyRequest(_message.Message):
     """Seconds until it expires; 0 means never."""
     request_id: _builtins.str
     """Makes a repeated request answer like the first; chosen by the caller, at most 64 characters."""
+    owner_id: _builtins.str
+    """The user whose key it is to be, for an admin key; empty for its maker."""
     @_builtins.property
     def models_allowed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models that may be called, as patterns; empty allows every model."""
@@ -178,6 +236,10 @@ class CreateKeyRequest(_message.Message):
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Default tags of its usage rows."""
 
+    @_builtins.property
+    def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it may do, at most; empty for all that its kind, its owner and its maker may."""
+
     def __init__(
         self,
         *,
@@ -189,10 +251,12 @@ class CreateKeyRequest(_message.Message):
         rate_limits: _abc.Iterable[_grant_pb2.RateLimit] | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         request_id: _builtins.str = ...,
+        scopes: _abc.Iterable[_builtins.str] | None = ...,
+        owner_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_in_seconds", b"expires_in_seconds", "kind", b"kind", "models_allowed", b"models_allowed", "name", b"name", "project_id", b"project_id", "rate_limits", b"rate_limits", "request_id", b"request_id", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_in_seconds", b"expires_in_seconds", "kind", b"kind", "models_allowed", b"models_allowed", "name", b"name", "owner_id", b"owner_id", "project_id", b"project_id", "rate_limits", b"rate_limits", "request_id", b"request_id", "scopes", b"scopes", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -233,16 +297,28 @@ class GetKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    LIVE_ONLY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The key's id."""
+    kind: _grant_pb2.KeyKind.ValueType
+    """Only when it is of this kind; any kind when not set."""
+    project_id: _builtins.str
+    """Only when it belongs to this project; any when empty."""
+    live_only: _builtins.bool
+    """Only while it is not revoked."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
+        kind: _grant_pb2.KeyKind.ValueType = ...,
+        project_id: _builtins.str = ...,
+        live_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "live_only", b"live_only", "project_id", b"project_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -282,6 +358,9 @@ class ListKeysRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     INCLUDE_REVOKED_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    ASCENDING_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Only of this project; empty for all."""
     page_size: _builtins.int
@@ -290,6 +369,12 @@ class ListKeysRequest(_message.Message):
     """Where to go on: `next_page_token` of the page before; empty for the first."""
     include_revoked: _builtins.bool
     """Whether revoked keys are listed too."""
+    kind: _grant_pb2.KeyKind.ValueType
+    """Only of this kind; any kind when not set."""
+    after: _builtins.str
+    """Where to go on, as the id of the last key that was seen; instead of `page_token`."""
+    ascending: _builtins.bool
+    """Oldest first, instead of newest first; not with `page_token`."""
     def __init__(
         self,
         *,
@@ -297,10 +382,13 @@ class ListKeysRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         include_revoked: _builtins.bool = ...,
+        kind: _grant_pb2.KeyKind.ValueType = ...,
+        after: _builtins.str = ...,
+        ascending: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["include_revoked", b"include_revoked", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "ascending", b"ascending", "include_revoked", b"include_revoked", "kind", b"kind", "page_size", b"page_size", "page_token", b"page_token", "project_id", b"project_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -318,7 +406,7 @@ class ListKeysResponse(_message.Message):
     """Where the next page starts; empty on the last."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___Key]:
-        """The keys, newest first."""
+        """The keys."""
 
     def __init__(
         self,
@@ -341,16 +429,24 @@ class RevokeKeyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The key's id."""
+    kind: _grant_pb2.KeyKind.ValueType
+    """Only when it is of this kind; any kind when not set."""
+    project_id: _builtins.str
+    """Only when it belongs to this project; any when empty."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
+        kind: _grant_pb2.KeyKind.ValueType = ...,
+        project_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "project_id", b"project_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -379,3 +475,89 @@ class RevokeKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeKeyResponse: _TypeAlias = RevokeKeyResponse  # noqa: Y015
+
+@_typing.final
+class UpdateKeyRequest(_message.Message):
+    """Asks for a change of a project's key. What is not set stays as it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_SECONDS_FIELD_NUMBER: _builtins.int
+    SCOPES_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The key's id."""
+    project_id: _builtins.str
+    """Only when it belongs to this project; any when empty."""
+    expires_in_seconds: _builtins.int
+    """Seconds from now until it expires."""
+    @_builtins.property
+    def scopes(self) -> Global___KeyScopes:
+        """What it may do instead."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        project_id: _builtins.str = ...,
+        expires_in_seconds: _builtins.int | None = ...,
+        scopes: Global___KeyScopes | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds", "expires_in_seconds", b"expires_in_seconds", "scopes", b"scopes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds", "expires_in_seconds", b"expires_in_seconds", "id", b"id", "project_id", b"project_id", "scopes", b"scopes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expires_in_seconds: _TypeAlias = _typing.Literal["expires_in_seconds"]  # noqa: Y015
+    _WhichOneofArgType__expires_in_seconds: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_in_seconds) -> _WhichOneofReturnType__expires_in_seconds | None: ...
+
+Global___UpdateKeyRequest: _TypeAlias = UpdateKeyRequest  # noqa: Y015
+
+@_typing.final
+class KeyScopes(_message.Message):
+    """A list of scopes that was set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The scopes; empty for all that the key's kind may."""
+
+    def __init__(
+        self,
+        *,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyScopes: _TypeAlias = KeyScopes  # noqa: Y015
+
+@_typing.final
+class UpdateKeyResponse(_message.Message):
+    """The changed key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateKeyResponse: _TypeAlias = UpdateKeyResponse  # noqa: Y015

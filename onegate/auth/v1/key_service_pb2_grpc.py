@@ -45,6 +45,11 @@ class KeyServiceStub:
                 request_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyRequest.SerializeToString,
                 response_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyResponse.FromString,
                 _registered_method=True)
+        self.UpdateKey = channel.unary_unary(
+                '/onegate.auth.v1.KeyService/UpdateKey',
+                request_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.UpdateKeyRequest.SerializeToString,
+                response_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.UpdateKeyResponse.FromString,
+                _registered_method=True)
         self.ListKeys = channel.unary_unary(
                 '/onegate.auth.v1.KeyService/ListKeys',
                 request_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.ListKeysRequest.SerializeToString,
@@ -75,8 +80,15 @@ class KeyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateKey(self, request, context):
+        """Changes when a key expires and what it may do.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListKeys(self, request, context):
-        """Keys, newest first.
+        """Keys, newest first unless asked otherwise.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,6 +113,11 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.GetKey,
                     request_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyRequest.FromString,
                     response_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyResponse.SerializeToString,
+            ),
+            'UpdateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateKey,
+                    request_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.UpdateKeyRequest.FromString,
+                    response_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.UpdateKeyResponse.SerializeToString,
             ),
             'ListKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListKeys,
@@ -168,6 +185,33 @@ class KeyService:
             '/onegate.auth.v1.KeyService/GetKey',
             onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyRequest.SerializeToString,
             onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.auth.v1.KeyService/UpdateKey',
+            onegate_dot_auth_dot_v1_dot_key__service__pb2.UpdateKeyRequest.SerializeToString,
+            onegate_dot_auth_dot_v1_dot_key__service__pb2.UpdateKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

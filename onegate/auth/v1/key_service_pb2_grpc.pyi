@@ -20,8 +20,10 @@ class KeyServiceStub:
     """Makes a key. The secret is in this answer and nowhere else, ever."""
     GetKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyRequest, _key_service_pb2.GetKeyResponse]
     """One key by id."""
+    UpdateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_service_pb2.UpdateKeyResponse]
+    """Changes when a key expires and what it may do."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]
-    """Keys, newest first."""
+    """Keys, newest first unless asked otherwise."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RevokeKeyRequest, _key_service_pb2.RevokeKeyResponse]
     """Ends a key. When it returns, every reachable router and edge refuses the key within 1 s."""
 
@@ -45,12 +47,20 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """One key by id."""
 
     @_abc_1.abstractmethod
+    def UpdateKey(
+        self,
+        request: _key_service_pb2.UpdateKeyRequest,
+        context: _aio.ServicerContext[_key_service_pb2.UpdateKeyRequest, _abc.Awaitable[_key_service_pb2.UpdateKeyResponse]],
+    ) -> _abc.Awaitable[_key_service_pb2.UpdateKeyResponse]:
+        """Changes when a key expires and what it may do."""
+
+    @_abc_1.abstractmethod
     def ListKeys(
         self,
         request: _key_service_pb2.ListKeysRequest,
         context: _aio.ServicerContext[_key_service_pb2.ListKeysRequest, _abc.Awaitable[_key_service_pb2.ListKeysResponse]],
     ) -> _abc.Awaitable[_key_service_pb2.ListKeysResponse]:
-        """Keys, newest first."""
+        """Keys, newest first unless asked otherwise."""
 
     @_abc_1.abstractmethod
     def RevokeKey(

@@ -25,23 +25,35 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%onegate/auth/v1/project_service.proto\x12\x0fonegate.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"l\n\x07Project\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"$\n\x14\x43reateProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"B\n\x15\x43reateProjectResponse\x12)\n\x07project\x18\x01 \x01(\x0b\x32\x18.onegate.auth.v1.Project\"<\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"[\n\x14ListProjectsResponse\x12*\n\x08projects\x18\x01 \x03(\x0b\x32\x18.onegate.auth.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xcd\x01\n\x0eProjectService\x12^\n\rCreateProject\x12%.onegate.auth.v1.CreateProjectRequest\x1a&.onegate.auth.v1.CreateProjectResponse\x12[\n\x0cListProjects\x12$.onegate.auth.v1.ListProjectsRequest\x1a%.onegate.auth.v1.ListProjectsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%onegate/auth/v1/project_service.proto\x12\x0fonegate.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x01\n\x07Project\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x61rchived_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tresidency\x18\x06 \x01(\t\"7\n\x14\x43reateProjectRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tresidency\x18\x02 \x01(\t\"B\n\x15\x43reateProjectResponse\x12)\n\x07project\x18\x01 \x01(\x0b\x32\x18.onegate.auth.v1.Project\"x\n\x13ListProjectsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x11\n\tascending\x18\x04 \x01(\x08\x12\x18\n\x10include_archived\x18\x05 \x01(\x08\"[\n\x14ListProjectsResponse\x12*\n\x08projects\x18\x01 \x03(\x0b\x32\x18.onegate.auth.v1.Project\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1f\n\x11GetProjectRequest\x12\n\n\x02id\x18\x01 \x01(\t\"?\n\x12GetProjectResponse\x12)\n\x07project\x18\x01 \x01(\x0b\x32\x18.onegate.auth.v1.Project\">\n\x14UpdateProjectRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\x04name\x18\x02 \x01(\tH\x00\x88\x01\x01\x42\x07\n\x05_name\"B\n\x15UpdateProjectResponse\x12)\n\x07project\x18\x01 \x01(\x0b\x32\x18.onegate.auth.v1.Project\"#\n\x15\x41rchiveProjectRequest\x12\n\n\x02id\x18\x01 \x01(\t\"C\n\x16\x41rchiveProjectResponse\x12)\n\x07project\x18\x01 \x01(\x0b\x32\x18.onegate.auth.v1.Project2\xe7\x03\n\x0eProjectService\x12^\n\rCreateProject\x12%.onegate.auth.v1.CreateProjectRequest\x1a&.onegate.auth.v1.CreateProjectResponse\x12[\n\x0cListProjects\x12$.onegate.auth.v1.ListProjectsRequest\x1a%.onegate.auth.v1.ListProjectsResponse\x12U\n\nGetProject\x12\".onegate.auth.v1.GetProjectRequest\x1a#.onegate.auth.v1.GetProjectResponse\x12^\n\rUpdateProject\x12%.onegate.auth.v1.UpdateProjectRequest\x1a&.onegate.auth.v1.UpdateProjectResponse\x12\x61\n\x0e\x41rchiveProject\x12&.onegate.auth.v1.ArchiveProjectRequest\x1a\'.onegate.auth.v1.ArchiveProjectResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'onegate.auth.v1.project_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROJECT']._serialized_start=91
-  _globals['_PROJECT']._serialized_end=199
-  _globals['_CREATEPROJECTREQUEST']._serialized_start=201
-  _globals['_CREATEPROJECTREQUEST']._serialized_end=237
-  _globals['_CREATEPROJECTRESPONSE']._serialized_start=239
-  _globals['_CREATEPROJECTRESPONSE']._serialized_end=305
-  _globals['_LISTPROJECTSREQUEST']._serialized_start=307
-  _globals['_LISTPROJECTSREQUEST']._serialized_end=367
-  _globals['_LISTPROJECTSRESPONSE']._serialized_start=369
-  _globals['_LISTPROJECTSRESPONSE']._serialized_end=460
-  _globals['_PROJECTSERVICE']._serialized_start=463
-  _globals['_PROJECTSERVICE']._serialized_end=668
+  _globals['_PROJECT']._serialized_start=92
+  _globals['_PROJECT']._serialized_end=268
+  _globals['_CREATEPROJECTREQUEST']._serialized_start=270
+  _globals['_CREATEPROJECTREQUEST']._serialized_end=325
+  _globals['_CREATEPROJECTRESPONSE']._serialized_start=327
+  _globals['_CREATEPROJECTRESPONSE']._serialized_end=393
+  _globals['_LISTPROJECTSREQUEST']._serialized_start=395
+  _globals['_LISTPROJECTSREQUEST']._serialized_end=515
+  _globals['_LISTPROJECTSRESPONSE']._serialized_start=517
+  _globals['_LISTPROJECTSRESPONSE']._serialized_end=608
+  _globals['_GETPROJECTREQUEST']._serialized_start=610
+  _globals['_GETPROJECTREQUEST']._serialized_end=641
+  _globals['_GETPROJECTRESPONSE']._serialized_start=643
+  _globals['_GETPROJECTRESPONSE']._serialized_end=706
+  _globals['_UPDATEPROJECTREQUEST']._serialized_start=708
+  _globals['_UPDATEPROJECTREQUEST']._serialized_end=770
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_start=772
+  _globals['_UPDATEPROJECTRESPONSE']._serialized_end=838
+  _globals['_ARCHIVEPROJECTREQUEST']._serialized_start=840
+  _globals['_ARCHIVEPROJECTREQUEST']._serialized_end=875
+  _globals['_ARCHIVEPROJECTRESPONSE']._serialized_start=877
+  _globals['_ARCHIVEPROJECTRESPONSE']._serialized_end=944
+  _globals['_PROJECTSERVICE']._serialized_start=947
+  _globals['_PROJECTSERVICE']._serialized_end=1434
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,21 @@ class ProjectServiceStub:
                 request_serializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.ListProjectsRequest.SerializeToString,
                 response_deserializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.ListProjectsResponse.FromString,
                 _registered_method=True)
+        self.GetProject = channel.unary_unary(
+                '/onegate.auth.v1.ProjectService/GetProject',
+                request_serializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.GetProjectRequest.SerializeToString,
+                response_deserializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.GetProjectResponse.FromString,
+                _registered_method=True)
+        self.UpdateProject = channel.unary_unary(
+                '/onegate.auth.v1.ProjectService/UpdateProject',
+                request_serializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.UpdateProjectRequest.SerializeToString,
+                response_deserializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.UpdateProjectResponse.FromString,
+                _registered_method=True)
+        self.ArchiveProject = channel.unary_unary(
+                '/onegate.auth.v1.ProjectService/ArchiveProject',
+                request_serializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.ArchiveProjectRequest.SerializeToString,
+                response_deserializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.ArchiveProjectResponse.FromString,
+                _registered_method=True)
 
 
 class ProjectServiceServicer:
@@ -59,7 +74,28 @@ class ProjectServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListProjects(self, request, context):
-        """Projects, newest first.
+        """Projects, newest first unless asked otherwise.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetProject(self, request, context):
+        """One project by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateProject(self, request, context):
+        """Changes a project's name.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ArchiveProject(self, request, context):
+        """Ends a project for good: none of its keys works any more.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +113,21 @@ def add_ProjectServiceServicer_to_server(servicer, server):
                     servicer.ListProjects,
                     request_deserializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.ListProjectsRequest.FromString,
                     response_serializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.ListProjectsResponse.SerializeToString,
+            ),
+            'GetProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetProject,
+                    request_deserializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.GetProjectRequest.FromString,
+                    response_serializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.GetProjectResponse.SerializeToString,
+            ),
+            'UpdateProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProject,
+                    request_deserializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.UpdateProjectRequest.FromString,
+                    response_serializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.UpdateProjectResponse.SerializeToString,
+            ),
+            'ArchiveProject': grpc.unary_unary_rpc_method_handler(
+                    servicer.ArchiveProject,
+                    request_deserializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.ArchiveProjectRequest.FromString,
+                    response_serializer=onegate_dot_auth_dot_v1_dot_project__service__pb2.ArchiveProjectResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +185,87 @@ class ProjectService:
             '/onegate.auth.v1.ProjectService/ListProjects',
             onegate_dot_auth_dot_v1_dot_project__service__pb2.ListProjectsRequest.SerializeToString,
             onegate_dot_auth_dot_v1_dot_project__service__pb2.ListProjectsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.auth.v1.ProjectService/GetProject',
+            onegate_dot_auth_dot_v1_dot_project__service__pb2.GetProjectRequest.SerializeToString,
+            onegate_dot_auth_dot_v1_dot_project__service__pb2.GetProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.auth.v1.ProjectService/UpdateProject',
+            onegate_dot_auth_dot_v1_dot_project__service__pb2.UpdateProjectRequest.SerializeToString,
+            onegate_dot_auth_dot_v1_dot_project__service__pb2.UpdateProjectResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ArchiveProject(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.auth.v1.ProjectService/ArchiveProject',
+            onegate_dot_auth_dot_v1_dot_project__service__pb2.ArchiveProjectRequest.SerializeToString,
+            onegate_dot_auth_dot_v1_dot_project__service__pb2.ArchiveProjectResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -19,7 +19,13 @@ class ProjectServiceStub:
     CreateProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.CreateProjectRequest, _project_service_pb2.CreateProjectResponse]
     """Makes a project."""
     ListProjects: _aio.UnaryUnaryMultiCallable[_project_service_pb2.ListProjectsRequest, _project_service_pb2.ListProjectsResponse]
-    """Projects, newest first."""
+    """Projects, newest first unless asked otherwise."""
+    GetProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.GetProjectRequest, _project_service_pb2.GetProjectResponse]
+    """One project by id."""
+    UpdateProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.UpdateProjectRequest, _project_service_pb2.UpdateProjectResponse]
+    """Changes a project's name."""
+    ArchiveProject: _aio.UnaryUnaryMultiCallable[_project_service_pb2.ArchiveProjectRequest, _project_service_pb2.ArchiveProjectResponse]
+    """Ends a project for good: none of its keys works any more."""
 
 class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
     """Administers projects. Every call carries an admin credential in its metadata."""
@@ -38,6 +44,30 @@ class ProjectServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_service_pb2.ListProjectsRequest,
         context: _aio.ServicerContext[_project_service_pb2.ListProjectsRequest, _abc.Awaitable[_project_service_pb2.ListProjectsResponse]],
     ) -> _abc.Awaitable[_project_service_pb2.ListProjectsResponse]:
-        """Projects, newest first."""
+        """Projects, newest first unless asked otherwise."""
+
+    @_abc_1.abstractmethod
+    def GetProject(
+        self,
+        request: _project_service_pb2.GetProjectRequest,
+        context: _aio.ServicerContext[_project_service_pb2.GetProjectRequest, _abc.Awaitable[_project_service_pb2.GetProjectResponse]],
+    ) -> _abc.Awaitable[_project_service_pb2.GetProjectResponse]:
+        """One project by id."""
+
+    @_abc_1.abstractmethod
+    def UpdateProject(
+        self,
+        request: _project_service_pb2.UpdateProjectRequest,
+        context: _aio.ServicerContext[_project_service_pb2.UpdateProjectRequest, _abc.Awaitable[_project_service_pb2.UpdateProjectResponse]],
+    ) -> _abc.Awaitable[_project_service_pb2.UpdateProjectResponse]:
+        """Changes a project's name."""
+
+    @_abc_1.abstractmethod
+    def ArchiveProject(
+        self,
+        request: _project_service_pb2.ArchiveProjectRequest,
+        context: _aio.ServicerContext[_project_service_pb2.ArchiveProjectRequest, _abc.Awaitable[_project_service_pb2.ArchiveProjectResponse]],
+    ) -> _abc.Awaitable[_project_service_pb2.ArchiveProjectResponse]:
+        """Ends a project for good: none of its keys works any more."""
 
 def add_ProjectServiceServicer_to_server(servicer: ProjectServiceServicer, server: _aio.Server) -> None: ...

@@ -60,10 +60,11 @@ def second_organization(directory: Path) -> tuple[str, str]:
     """Another organisation with a project, as a later release may make them."""
     with sqlite3.connect(directory / "auth.db") as connection:
         connection.execute(
-            "INSERT INTO organizations VALUES ('org_2', 'other', '{}', 1000, 1000, 0)"
+            "INSERT INTO organizations VALUES ('org_2', 'other', '{}', 1000, 1000, 0, '')"
         )
         connection.execute(
-            "INSERT INTO projects VALUES ('proj_2', 'org_2', 'other', '{}', 1001, 1001, 0)"
+            "INSERT INTO projects VALUES"
+            " ('proj_2', 'org_2', 'other', '{}', 1001, 1001, 0, NULL, '', '', '', '[]')"
         )
         connection.execute("UPDATE revisions SET newest = 1001")
     connection.close()

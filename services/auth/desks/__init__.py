@@ -1,0 +1,1 @@
+"""Auth's administrative methods, a module for each family of objects."""

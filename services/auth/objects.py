@@ -1,0 +1,167 @@
+"""The objects of administration as they are kept: people, groups, roles, service accounts, limits,
+and the log of what was done. Pure.
+
+Each class is a row: the table's columns are its fields, a time's with ``_us`` behind it.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserRecord:
+    """A person in an organisation. ``role`` is a word of ``ORGANIZATION_ROLES``."""
+
+    id: str
+    organization_id: str
+    email: str
+    name: str
+    role: str
+    developer_persona: str
+    technical_level: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectUserRecord:
+    """A user in a project. ``role`` is a word of ``PROJECT_ROLES``."""
+
+    id: str
+    organization_id: str
+    project_id: str
+    user_id: str
+    role: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InviteRecord:
+    """An invite; each of ``projects`` is a project's id, a colon and a role."""
+
+    id: str
+    organization_id: str
+    email: str
+    role: str
+    projects: tuple[str, ...]
+    created_at: datetime
+    expires_at: datetime
+    accepted_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRecord:
+    """A group of users."""
+
+    id: str
+    organization_id: str
+    name: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupUserRecord:
+    """A user in a group."""
+
+    id: str
+    organization_id: str
+    group_id: str
+    user_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProjectGroupRecord:
+    """A group in a project, with a role of the project."""
+
+    id: str
+    organization_id: str
+    project_id: str
+    group_id: str
+    role_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoleRecord:
+    """A role that somebody made; ``project_id`` is empty for one of the organisation."""
+
+    id: str
+    organization_id: str
+    project_id: str
+    name: str
+    description: str
+    permissions: tuple[str, ...]
+    created_at: datetime
+    updated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AssignmentRecord:
+    """A role that a user or a group (``principal_id``) has; ``project_id`` is empty for one in the
+    organisation.
+    """
+
+    id: str
+    organization_id: str
+    project_id: str
+    principal_id: str
+    role_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceAccountRecord:
+    """Whose keys a program uses. ``role`` is ``owner``, ``member`` or ``none``."""
+
+    id: str
+    organization_id: str
+    project_id: str
+    name: str
+    role: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimitRecord:
+    """What a project may call of one model pattern; ``None`` is no limit."""
+
+    id: str
+    organization_id: str
+    project_id: str
+    model: str
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    images_per_minute: int | None
+    audio_megabytes_per_minute: int | None
+    requests_per_day: int | None
+    batch_input_tokens_per_day: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditRecord:
+    """An entry of the log of administration; see ``audit.py``."""
+
+    id: str
+    sequence: int
+    organization_id: str
+    project_id: str
+    type: str
+    effective_at: datetime
+    key_id: str
+    user_id: str
+    email: str
+    address: str
+    resource_id: str
+    before_json: str
+    after_json: str
+    refusal: str
+    mac: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditHeadRecord:
+    """The last entry of the log of administration."""
+
+    id: str
+    sequence: int
+    mac: str

@@ -1,0 +1,202 @@
+"""The official SDK administers a gateway: every resource made, read, paged, changed and ended."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+from openai.resources.admin.organization.organization import Organization
+
+from tests.gateway import Gateway, running_gateway, wait_until
+
+HELLO: Any = [{"role": "user", "content": "Hello!"}]
+MODEL = "demo/echo"
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A gateway with the demo provider, to administer."""
+    with running_gateway(tmp_path_factory.mktemp("admin")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(gateway: Gateway) -> Iterator[openai.OpenAI]:
+    """The SDK with the first admin key, and checking every answer's shape."""
+    with openai.OpenAI(
+        base_url=gateway.base_url,
+        api_key=gateway.api_key,
+        admin_api_key=gateway.credentials["admin_key"],
+        max_retries=0,
+        _strict_response_validation=True,
+    ) as made:
+        yield made
+
+
+@pytest.fixture
+def organization(client: openai.OpenAI) -> Organization:
+    """``client.admin.organization``."""
+    return client.admin.organization
+
+
+@pytest.fixture
+def project_id(organization: Organization) -> str:
+    """A project of this test's own."""
+    return organization.projects.create(name="test").id
+
+
+def http(gateway: Gateway, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    """What the gateway's own extensions answer, which no SDK knows."""
+    return http_as(gateway, gateway.credentials["admin_key"], method, path, body)
+
+
+def http_as(
+    gateway: Gateway, key: str, method: str, path: str, body: object = None
+) -> tuple[int, Any]:
+    """The same with another key."""
+    request = urllib.request.Request(
+        f"{gateway.base_url}{path}",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"authorization": f"Bearer {key}", "content-type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def chat_status(gateway: Gateway, key: str) -> str:
+    """How a chat call with this key ends: ``ok`` or the error's code."""
+    with openai.OpenAI(base_url=gateway.base_url, api_key=key, max_retries=0) as caller:
+        try:
+            caller.chat.completions.create(model=MODEL, messages=HELLO)
+        except openai.APIStatusError as error:
+            return str(error.code)
+    return "ok"
+
+
+def test_a_project_lives_from_its_making_to_its_archive(
+    organization: Organization, gateway: Gateway
+) -> None:
+    made = organization.projects.create(name="one", residency="EU_STORAGE_PROCESSING")
+    assert (made.name, made.status, made.residency) == ("one", "active", "EU_STORAGE_PROCESSING")
+    assert organization.projects.retrieve(made.id) == made
+    assert organization.projects.update(made.id, name="two").name == "two"
+    _, key = http(gateway, "POST", f"/organization/projects/{made.id}/api_keys", {"name": "k"})
+    assert chat_status(gateway, key["value"]) == "ok"
+    ended = organization.projects.archive(made.id)
+    assert ended.status == "archived"
+    assert ended.archived_at
+    wait_until(lambda: chat_status(gateway, key["value"]) == "invalid_api_key", 1.0, "the end")
+    assert made.id not in {project.id for project in organization.projects.list()}
+    everything = organization.projects.list(include_archived=True)
+    assert made.id in {project.id for project in everything}
+    with pytest.raises(openai.ConflictError):
+        organization.projects.update(made.id, name="three")
+
+
+def test_pages_show_every_project_once(organization: Organization) -> None:
+    made = [organization.projects.create(name=f"page {n}").id for n in range(5)]
+    listed = [project.id for project in organization.projects.list(limit=2)]
+    assert listed[:5] == made[::-1]
+    assert len(listed) == len(set(listed))
+    first = organization.projects.list(limit=2)
+    assert (len(first.data), first.has_more, first.last_id) == (2, True, made[-2])
+
+
+def test_an_admin_key_lives_from_its_making_to_its_end(
+    organization: Organization, gateway: Gateway
+) -> None:
+    made = organization.admin_api_keys.create(name="ci", expires_in_seconds=3600)
+    assert made.value.startswith("sk-og-admin-")
+    assert made.expires_at == made.created_at + 3600
+    found = organization.admin_api_keys.retrieve(made.id)
+    assert found.redacted_value in f"{made.value[:16]}…{made.value[-4:]}"
+    assert made.id in {key.id for key in organization.admin_api_keys.list(limit=1, order="asc")}
+    with openai.OpenAI(base_url=gateway.base_url, api_key="", admin_api_key=made.value) as other:
+        assert other.admin.organization.projects.list().data
+    gone = organization.admin_api_keys.delete(made.id)
+    assert (gone.id, gone.deleted) == (made.id, True)
+    with pytest.raises(openai.NotFoundError):
+        organization.admin_api_keys.retrieve(made.id)
+    status, answer = http_as(gateway, made.value, "GET", "/organization/projects")
+    assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+
+
+def test_a_project_key_is_made_with_all_that_it_is_held_to(
+    organization: Organization, gateway: Gateway, project_id: str
+) -> None:
+    wanted = {
+        "name": "service",
+        "expires_in_seconds": 60,
+        "models": ["openai/*"],
+        "tags": {"team": "search"},
+        "scopes": ["model.request"],
+        "limits": [{"meter": "requests", "amount": 5, "window_seconds": 60}],
+    }
+    path = f"/organization/projects/{project_id}/api_keys"
+    status, made = http(gateway, "POST", path, wanted)
+    assert status == 200
+    assert made["limits"] == [
+        {"meter": "requests", "amount": 5, "window_seconds": 60, "model": None}
+    ]
+    assert chat_status(gateway, made["value"]) == "model_forbidden"
+    keys = organization.projects.api_keys
+    found = keys.retrieve(made["id"], project_id=project_id)
+    assert (found.name, found.expires_at) == ("service", found.created_at + 60)
+    assert [key.id for key in keys.list(project_id)] == [made["id"]]
+    changed = keys.update(
+        made["id"], project_id=project_id, expires_in_seconds=3600, scopes=["api.all.read"]
+    )
+    assert changed.expires_at is not None
+    assert changed.expires_at >= found.created_at + 3600
+    assert keys.delete(made["id"], project_id=project_id).deleted
+    with pytest.raises(openai.NotFoundError):
+        keys.retrieve(made["id"], project_id=project_id)
+
+
+def test_a_key_is_not_found_through_another_project(
+    organization: Organization, gateway: Gateway, project_id: str
+) -> None:
+    other = organization.projects.create(name="other").id
+    _, made = http(gateway, "POST", f"/organization/projects/{other}/api_keys", {"name": "k"})
+    with pytest.raises(openai.NotFoundError):
+        organization.projects.api_keys.delete(made["id"], project_id=project_id)
+    assert chat_status(gateway, made["value"]) == "ok"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "param"),
+    [
+        ("POST", "/organization/projects", {"name": "x", "id": "proj_mine"}, "id"),
+        (
+            "POST",
+            "/organization/projects",
+            {"name": "x", "organization_id": "o"},
+            "organization_id",
+        ),
+        ("POST", "/organization/projects", {"name": 1}, "name"),
+        ("POST", "/organization/projects", {}, "name"),
+        ("POST", "/organization/admin_api_keys", {"name": "x", "role": "owner"}, "role"),
+        ("POST", "/organization/admin_api_keys", {"name": "x", "scopes": ["all"]}, "scopes"),
+        ("GET", "/organization/projects?limit=many", None, "limit"),
+        ("GET", "/organization/projects?archived=true", None, "archived"),
+        ("GET", "/organization/projects?after=nobody", None, "after"),
+    ],
+)
+def test_a_field_that_is_not_there_to_be_set_is_refused_by_name(
+    gateway: Gateway, method: str, path: str, body: object, param: str
+) -> None:
+    status, answer = http(gateway, method, path, body)
+    assert (status, answer["error"]["param"]) == (400, param)
+
+
+def test_a_route_that_is_not_there_is_said_in_openais_shape(gateway: Gateway) -> None:
+    assert http(gateway, "GET", "/organization/nothing")[0] == 404
+    status, answer = http(gateway, "DELETE", "/organization/projects")
+    assert (status, answer["error"]["code"]) == (405, "method_not_allowed")
