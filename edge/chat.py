@@ -8,7 +8,6 @@ with comments until the first token. Whatever breaks after that is an error even
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable
 from typing import Final
 
 from edge import errors
@@ -108,6 +107,7 @@ class ChatExchange:
         "_metered",
         "_native",
         "_owner",
+        "_pieces",
         "_relayed",
         "_served",
         "_stream",
@@ -133,6 +133,7 @@ class ChatExchange:
         self._answer: chat_pb2.ChatAnswer | None = None
         self._body: bytes | None = None
         self._native = b""
+        self._pieces: list[bytes] = []
         self._stream: Stream | None = None
         self._encoder: ChunkEncoder | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -155,21 +156,14 @@ class ChatExchange:
         return Response(200, self._headers([*common_headers(*self._identity())]), self._body)
 
     async def stream(self) -> None:
-        """Writes the answer as it comes."""
+        """Writes the answer as it comes; what has come meanwhile goes out in one write."""
+        relayed = self._relayed
         self._arm()
         try:
-            while (payload := await self._relayed.receive()) is not None:
-                pieces = []
-                for happened in chat_service_pb2.ChatResponse.FromString(payload).events:
-                    if native := happened.native:
-                        self._native = native
-                        pieces.append(native)
-                    elif happened.HasField("delta"):
-                        pieces.append(self._encode(happened.delta))
-                    else:
-                        await self._note(happened)
-                if pieces:
-                    await self._write(pieces)
+            while (payload := await relayed.receive()) is not None:
+                await self._take(payload)
+                if not relayed.inbox and not relayed.ended:
+                    await self._write()
             self._finish()
         except GatewayError as error:
             self._fail(error)
@@ -179,6 +173,17 @@ class ChatExchange:
             self._fail(_cut_off())
         finally:
             self._disarm()
+
+    async def _take(self, payload: bytes) -> None:
+        """Takes in events that came together."""
+        for happened in chat_service_pb2.ChatResponse.FromString(payload).events:
+            if native := happened.native:
+                self._native = native
+                self._pieces.append(native)
+            elif happened.HasField("delta"):
+                self._pieces.append(self._encode(happened.delta))
+            else:
+                await self._note(happened)
 
     async def _note(self, happened: chat_pb2.ChatEvent) -> None:
         """An event that is no content."""
@@ -201,17 +206,21 @@ class ChatExchange:
             self._encoder = ChunkEncoder(self._frame())
         return self._encoder.delta(delta)
 
-    async def _write(self, pieces: Iterable[bytes]) -> None:
-        """Writes what came together at once; waits while the caller does not take it."""
-        stream = self._stream
-        if self._call.first_byte_s is None:
-            self._disarm()
-            self._call.first_byte_s = self._clock.monotonic()
+    async def _write(self) -> None:
+        """Writes what was taken in; waits while the caller does not take it."""
+        if self._pieces:
             stream = self._begin()
-        if stream is not None:
-            stream.write(b"".join(pieces))
+            stream.write(self._taken())
             if stream.paused:
                 await stream.drain()
+
+    def _taken(self) -> bytes:
+        """What was taken in and not written yet; from the first of it on, no comments are due."""
+        pieces, self._pieces = self._pieces, []
+        if pieces and self._call.first_byte_s is None:
+            self._disarm()
+            self._call.first_byte_s = self._clock.monotonic()
+        return b"".join(pieces)
 
     def _begin(self) -> Stream:
         """The stream, whose head may be out already."""
@@ -221,6 +230,7 @@ class ChatExchange:
 
     def _finish(self) -> None:
         """The call ended well."""
+        rest = self._taken()
         if self._call.first_byte_s is None:
             raise _no_answer()
         last = DONE
@@ -230,13 +240,14 @@ class ChatExchange:
                 self._encoder = ChunkEncoder.after(self._native, self._frame())
             if self._encoder is not None:
                 last = self._encoder.usage(metered) + DONE
-        self._begin().finish(last)
+        self._begin().finish(rest + last)
 
     def _fail(self, error: GatewayError) -> None:
         """The call failed: with a status, or with an event when it is too late for one."""
-        if self._stream is None:
+        rest = self._taken()
+        if self._stream is None and not rest:
             raise error
-        self._stream.finish(event(errors.error_body(error)))
+        self._begin().finish(rest + event(errors.error_body(error)))
 
     def _arm(self) -> None:
         """Sends a comment if nothing comes for a while."""

@@ -22,6 +22,7 @@ import uvloop
 
 from bench.load import Shape, closed_loop, quantile
 from edge.app import open_edge
+from onegate.common.v1 import content_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.calls import ServerCall
 from runtime.config import EdgeSettings, Settings, TelemetrySettings
@@ -36,7 +37,6 @@ from tests.edge.stage import (
     chunk,
     send,
 )
-from tests.edge.test_chat_call import typed_script
 from tests.gateway import free_port
 from tests.runtime.scripted_auth import ScriptedAuth, served
 
@@ -55,20 +55,40 @@ async def answer(call: ServerCall, request: chat_pb2.ChatRequest) -> None:
     await send(call, Event(metered=METERED))
 
 
-DELTAS = [
-    Event(delta=chat_pb2.ChatDelta(choices=[chat_pb2.ChoiceDelta(text="Hello")]))
-    for _ in range(CHUNKS)
-]
+DELTA = Event(delta=chat_pb2.ChatDelta(choices=[chat_pb2.ChoiceDelta(text="Hello")]))
+WHOLE = Event(
+    answer=chat_pb2.ChatAnswer(
+        choices=[
+            chat_pb2.Choice(
+                message=content_pb2.Message(
+                    parts=[content_pb2.Part(text=content_pb2.TextPart(text="Hello " * 160))]
+                ),
+                finish_reason=chat_pb2.FINISH_REASON_STOP,
+            )
+        ]
+    )
+)
+
+
+async def answer_typed(call: ServerCall, request: chat_pb2.ChatRequest) -> None:
+    """The same of another dialect."""
+    if request.HasField("native"):
+        await send(call, Event(typed_required=chat_pb2.TypedRequired()))
+        await call.receive()
+    if not request.stream:
+        await send(call, Event(served=SERVED), WHOLE, Event(metered=METERED))
+        return
+    await send(call, Event(served=SERVED), DELTA)
+    for _ in range(CHUNKS - 1):
+        await send(call, DELTA)
+    await send(call, Event(metered=METERED))
 
 
 async def peers(directory: Path, *, typed: bool) -> None:
     """Auth and router, until they are killed."""
     auth, router = ScriptedAuth(), ScriptedRouter()
     auth.add(KEY_OF_ALL)
-    if typed:
-        router.script = typed_script(*DELTAS)
-    else:
-        router.script = answer
+    router.script = answer_typed if typed else answer
     await served(auth, directory)
     await router.serve(directory)
     await asyncio.Event().wait()

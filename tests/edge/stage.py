@@ -190,6 +190,8 @@ async def staged(
         stage = Stage(made, await made.start(), auth, scripted)
         closing.push_async_callback(made.drain)
         await until(lambda: all(made.checks().values()))
-        yield stage
-        for client in stage.clients:
-            await client.leave()
+        try:
+            yield stage
+        finally:
+            for client in stage.clients:
+                await client.leave()

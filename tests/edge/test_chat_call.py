@@ -112,9 +112,7 @@ async def test_a_native_stream_passes_piece_by_piece(tmp_path: Path) -> None:
         assert "x-onegate-cost" not in headers
         assert await client.chunk() == chunk("Hel")
         gate.set()
-        assert await client.chunk() == chunk("lo") + chunk("", '"stop"')
-        assert await client.chunk() == b"data: [DONE]\n\n"
-        assert await client.chunk() == b""
+        assert await _rest(client) == chunk("lo") + chunk("", '"stop"') + b"data: [DONE]\n\n"
         await client.send(chat())
         assert (await client.answer()).status == 200
 
@@ -225,6 +223,38 @@ async def test_a_failure_in_mid_stream_is_an_error_event_without_done(tmp_path: 
         first, last = events(answer.body)
         assert first == events(chunk("Hel"))[0]
         assert json.loads(last)["error"]["code"] == "upstream_protocol"
+
+
+async def test_what_came_together_goes_out_together(tmp_path: Path) -> None:
+    async def script(call: ServerCall, _request: chat_pb2.ChatRequest) -> None:
+        await send(call, Event(served=SERVED))
+        for _ in range(50):
+            await send(call, Event(native=chunk("x")))
+
+    async with staged(tmp_path) as stage:
+        stage.router.script = script
+        client = await stage.connect()
+        await client.send(chat(stream=True))
+        await client.head()
+        pieces = []
+        while piece := await client.chunk():
+            pieces.append(piece)
+        assert b"".join(pieces) == chunk("x") * 50 + b"data: [DONE]\n\n"
+        assert len(pieces) < 25
+
+
+async def test_an_error_right_behind_content_does_not_swallow_it(tmp_path: Path) -> None:
+    async def script(call: ServerCall, _request: chat_pb2.ChatRequest) -> None:
+        failure = refuse(error_pb2.ERROR_REASON_UPSTREAM_ERROR).to_proto()
+        await send(call, Event(served=SERVED), Event(native=chunk("Hel")), Event(error=failure))
+
+    async with staged(tmp_path) as stage:
+        stage.router.script = script
+        answer = await asked(stage, stream=True)
+        assert answer.status == 200
+        first, last = events(answer.body)
+        assert first == events(chunk("Hel"))[0]
+        assert json.loads(last)["error"]["code"] == "upstream_error"
 
 
 async def test_an_error_event_of_the_router_counts_as_its_error(tmp_path: Path) -> None:
