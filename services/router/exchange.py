@@ -15,7 +15,6 @@ from runtime import refusals
 from runtime.calls import ServerCall
 from runtime.clock import uuid7
 from runtime.errors import GatewayError
-from runtime.sse import SseParser
 from services.router.limits import Ticket
 from services.router.parts import Parts, Provider
 from services.router.providers.base import Exchange, Stream, UpstreamRequest
@@ -145,7 +144,7 @@ class ProviderCall:
         """
         clock, line = self._parts.clock, self._line
         stall_s = self._parts.settings.stall_timeout_s
-        parser, notes = SseParser(), _Notes(self._parts, self._attempt, clock.monotonic())
+        parser, notes = stream.framing(), _Notes(self._parts, self._attempt, clock.monotonic())
         held: list[chat_pb2.ChatEvent] = []
         done = False
         while not done:

@@ -7,12 +7,13 @@ returns. Messages in, JSON out and back; what the wire cannot say is refused wit
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from datetime import datetime
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from onegate.common.v1 import token_usage_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
-from runtime.sse import ServerSentEvent
+from runtime.sse import ServerSentEvent, SseParser
 
 Headers = Sequence[tuple[str, str]]
 Cost = Callable[[token_usage_pb2.TokenUsage], int]
@@ -46,6 +47,23 @@ class UpstreamRequest:
     body: bytes
 
 
+Signer = Callable[[str, UpstreamRequest, datetime], Headers]
+"""Says who makes a request where that takes more than a header that every call shares: given the
+whole URL, the request and the time, the headers to add. Pure."""
+
+
+class Framing(Protocol):
+    """Cuts the body of a streamed answer into events, wherever its chunks were cut."""
+
+    def feed(self, chunk: bytes) -> list[ServerSentEvent]:
+        """The events that are complete with ``chunk``. Raises UPSTREAM_PROTOCOL."""
+        ...
+
+    def end(self) -> list[ServerSentEvent]:
+        """The events that the end of the body completes. Raises UPSTREAM_PROTOCOL."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class Answer:
     """A whole answer: ``event`` is an ``answer``, or ``native`` bytes when the exchange was native.
@@ -72,6 +90,8 @@ class Stream(Protocol):
     """A piece of content has come: from here on no other deployment can take over."""
     done: bool
     """The answer is complete; what the provider sends beyond is ignored."""
+    framing: ClassVar[type[Framing]]
+    """What cuts the body into the events that :meth:`feed` takes."""
 
     def feed(self, events: Sequence[ServerSentEvent]) -> list[chat_pb2.ChatEvent]:
         """``delta`` events, or ``native`` bytes when the exchange is native.
@@ -117,8 +137,8 @@ class Wire(Protocol):
         """The vendor's own base URL; empty when an operator must say it."""
         ...
 
-    def authorize(self, secret: str) -> Headers:
-        """Where the credential goes."""
+    def authorize(self, secret: str) -> Headers | Signer:
+        """Where the credential goes. Raises INVALID_REQUEST when it cannot be one."""
         ...
 
     def request(self, exchange: Exchange) -> UpstreamRequest:
@@ -146,10 +166,22 @@ class Wire(Protocol):
         ...
 
 
+@runtime_checkable
+class ListsElsewhere(Protocol):
+    """What a wire also is whose vendor lists its models at another address, or in several lists."""
+
+    def lists(self, base_url: str) -> Sequence[tuple[str, UpstreamRequest]]:
+        """The base URL and the request of every list, for a provider at ``base_url``. Each answer
+        goes to :meth:`Wire.models`; together they are the provider's models.
+        """
+        ...
+
+
 @dataclass(slots=True)
 class StreamState:
     """The attributes every :class:`Stream` has, to inherit."""
 
+    framing: ClassVar[type[Framing]] = SseParser
     usage: token_usage_pb2.TokenUsage | None = field(default=None)
     finish_reason: str = ""
     upstream_id: str = ""
