@@ -24,6 +24,8 @@ HEADERS_ALLOWED: Final = frozenset(
         "http-referer",
         "openai-organization",
         "openai-project",
+        "x-amz-date",
+        "x-amz-security-token",
         "x-api-key",
         "x-github-api-version",
         "x-goog-api-client",

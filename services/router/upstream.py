@@ -16,7 +16,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from onegate.common.v1 import error_pb2
@@ -24,7 +24,7 @@ from runtime.clock import Clock
 from runtime.errors import GatewayError
 from services.router.connection import Connection
 from services.router.egress import Origin, check_headers, check_path
-from services.router.providers.base import Headers, UpstreamRequest
+from services.router.providers.base import Headers, Signer, UpstreamRequest
 
 IDLE_MAX: Final = 256
 """Idle connections kept for each origin."""
@@ -46,18 +46,24 @@ _ZLIB_OR_GZIP: Final = zlib.MAX_WBITS | 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """One provider's place: where it is, and the request lines that every call to it shares."""
+    """One provider's place: where it is, the request lines that every call to it shares, and what
+    signs each call where they are not enough.
+    """
 
     origin: Origin
     head: bytes
+    signer: Signer | None = None
 
 
-def target_of(origin: Origin, credential: Headers) -> Target:
+def target_of(origin: Origin, credential: Headers | Signer) -> Target:
     """Prepares a provider's place. ``credential`` is what its wire's ``authorize`` gave."""
-    check_headers(credential)
+    signer = credential if callable(credential) else None
+    shared = () if callable(credential) else credential
+    check_headers(shared)
     lines = [f"host: {origin.authority}", "user-agent: onegate", "accept-encoding: identity"]
-    lines += [f"{name}: {value}" for name, value in credential]
-    return Target(origin=origin, head="".join(f"{line}\r\n" for line in lines).encode("ascii"))
+    lines += [f"{name}: {value}" for name, value in shared]
+    head = "".join(f"{line}\r\n" for line in lines).encode("ascii")
+    return Target(origin=origin, head=head, signer=signer)
 
 
 class UpstreamResponse:
@@ -201,6 +207,8 @@ class Upstream:
         No deadline but the connection's: the caller cancels. Raises UPSTREAM_UNREACHABLE when
         nothing was sent, UPSTREAM_ERROR and UPSTREAM_PROTOCOL when something was.
         """
+        if target.signer is not None:
+            request = self._signed(target.origin, request, target.signer)
         head = _head_of(target, request)
         place = self._places.get(target.origin) or self._place(target.origin)
         connection = place.take() or await self._connect(target.origin, place)
@@ -220,6 +228,11 @@ class Upstream:
             for connection in place.idle:
                 connection.abort()
             place.idle.clear()
+
+    def _signed(self, origin: Origin, request: UpstreamRequest, sign: Signer) -> UpstreamRequest:
+        url = f"{origin.scheme}://{origin.authority}{origin.path}{request.path}"
+        added = sign(url, request, self._clock.now())
+        return replace(request, headers=[*request.headers, *added])
 
     def _place(self, origin: Origin) -> _Release:
         idle_s = IDLE_TLS_S if origin.scheme == "https" else IDLE_PLAIN_S
