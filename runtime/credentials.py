@@ -3,6 +3,8 @@
 A setting names a variable or a file; the key itself is a :class:`Secret`, read where it is used.
 """
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,9 @@ WELL_KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "anthropic": ("ANTHROPIC_API_KEY",),
     # https://ai.google.dev/gemini-api/docs/api-key: with both, GOOGLE_API_KEY is taken
     "gemini": ("GOOGLE_API_KEY", "GEMINI_API_KEY"),
+    # https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-use.html and
+    # https://docs.aws.amazon.com/sdkref/latest/guide/feature-static-credentials.html
+    "bedrock": ("AWS_BEARER_TOKEN_BEDROCK", "AWS_ACCESS_KEY_ID"),
     # https://api-docs.deepseek.com
     "deepseek": ("DEEPSEEK_API_KEY",),
     # https://docs.x.ai/docs/tutorial
@@ -58,6 +63,28 @@ WELL_KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
 is set winning. A provider of that kind and name exists by itself when one is.
 """
 
+_OF_OTHER_ENDS: Final = frozenset({"AWS_ACCESS_KEY_ID"})
+"""Variables that machines have for other ends as well: a provider that is configured takes them,
+none exists because of them."""
+
+_AWS_KEYS: Final[Mapping[str, str]] = {
+    "AccessKeyId": "AWS_ACCESS_KEY_ID",
+    "SecretAccessKey": "AWS_SECRET_ACCESS_KEY",
+    "SessionToken": "AWS_SESSION_TOKEN",
+}
+"""A credential of several variables becomes one secret: a JSON object in the shape that
+``aws configure export-credentials`` prints, which a file may hold as well. A session token is only
+part of a temporary one."""
+
+_REGIONS: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
+    # https://docs.aws.amazon.com/sdkref/latest/guide/feature-region.html and
+    # https://docs.aws.amazon.com/general/latest/gr/bedrock.html
+    "bedrock": (("AWS_REGION", "AWS_DEFAULT_REGION"), "https://bedrock-runtime.{}.amazonaws.com"),
+}
+"""Kinds with an address in every region: the variables that name the region, and the address."""
+
+_REGION: Final = re.compile(r"[a-z]{2}[a-z0-9-]{1,30}")
+
 
 def credential(provider: ProviderSettings, environ: Mapping[str, str]) -> Secret | None:
     """The key that a provider is called with; ``None`` when it is configured without one.
@@ -73,22 +100,35 @@ def credential(provider: ProviderSettings, environ: Mapping[str, str]) -> Secret
 
 
 def _credential(provider: ProviderSettings, environ: Mapping[str, str]) -> Secret | None:
+    if provider.kind == "bedrock" and provider.api_key_env == _AWS_KEYS["AccessKeyId"]:
+        keys = {
+            member: _variable(name, environ)
+            for member, name in _AWS_KEYS.items()
+            if member != "SessionToken" or environ.get(name, "").strip()
+        }
+        return Secret(json.dumps(keys))
     if provider.api_key_env:
-        text = environ.get(provider.api_key_env, "").strip()
-        if not text:
-            raise SecretError(f"The environment variable {provider.api_key_env} is not set.")
-        if not text.isprintable():
-            raise SecretError(f"The environment variable {provider.api_key_env} is not one line.")
-        return Secret(text)
+        return Secret(_variable(provider.api_key_env, environ))
     return read_secret(Path(provider.api_key_file)) if provider.api_key_file else None
+
+
+def _variable(name: str, environ: Mapping[str, str]) -> str:
+    text = environ.get(name, "").strip()
+    if not text:
+        raise SecretError(f"The environment variable {name} is not set.")
+    if not text.isprintable():
+        raise SecretError(f"The environment variable {name} is not one line.")
+    return text
 
 
 def well_known_providers(environ: Mapping[str, str]) -> Iterator[ProviderSettings]:
     """Providers that exist because their vendor's variable is set."""
     for kind in WELL_KNOWN:
         variable = _well_known_variable(kind, environ)
-        if variable:
-            yield ProviderSettings(name=kind, kind=kind, api_key_env=variable)
+        place = _regional_place(kind, environ)
+        if not variable or variable in _OF_OTHER_ENDS or (kind in _REGIONS and not place):
+            continue
+        yield ProviderSettings(name=kind, kind=kind, api_key_env=variable, base_url=place)
 
 
 def _well_known_variable(kind: str, environ: Mapping[str, str]) -> str:
@@ -97,13 +137,17 @@ def _well_known_variable(kind: str, environ: Mapping[str, str]) -> str:
 
 
 def completed(provider: ProviderSettings, environ: Mapping[str, str]) -> ProviderSettings:
-    """The provider with its vendor's own variable when it names no key.
+    """The provider with its vendor's own variable when it names no key, and with its region's
+    address when it names none.
 
-    Never together with a ``base_url``: a vendor's key does not go to another address unasked.
+    Never a variable together with a ``base_url``: a vendor's key does not go to another address
+    unasked.
     """
-    if provider.base_url or provider.api_key_env or provider.api_key_file:
-        return provider
-    return replace(provider, api_key_env=_well_known_variable(provider.kind, environ))
+    key = provider.api_key_env
+    if not (provider.base_url or key or provider.api_key_file):
+        key = _well_known_variable(provider.kind, environ)
+    place = provider.base_url or _regional_place(provider.kind, environ)
+    return replace(provider, api_key_env=key, base_url=place)
 
 
 def missing_credential(provider: ProviderSettings, environ: Mapping[str, str]) -> str | None:
@@ -114,10 +158,23 @@ def missing_credential(provider: ProviderSettings, environ: Mapping[str, str]) -
         secret = _credential(provider, environ)
     except SecretError as error:
         return str(error)
-    if secret is not None or provider.base_url or provider.kind not in WELL_KNOWN:
+    regional = _regional_place(provider.kind, environ)
+    if provider.kind in _REGIONS and not provider.base_url:
+        names = " or ".join(_REGIONS[provider.kind][0])
+        return f"a provider of kind {provider.kind} needs a region: set {names}, or base_url"
+    elsewhere = provider.base_url not in ("", regional)
+    if secret is not None or elsewhere or provider.kind not in WELL_KNOWN:
         return None
     variables = " or ".join(WELL_KNOWN[provider.kind])
     return (
         f"a provider of kind {provider.kind} needs a key: set {variables}, or name another"
         " variable with api_key_env, or a file with api_key_file"
     )
+
+
+def _regional_place(kind: str, environ: Mapping[str, str]) -> str:
+    """The address of the kind in the environment's region; empty without one."""
+    names, address = _REGIONS.get(kind, ((), ""))
+    regions = (environ.get(name, "").strip() for name in names)
+    region = next(filter(None, regions), "")
+    return address.format(region) if _REGION.fullmatch(region) else ""

@@ -19,6 +19,7 @@ KINDS: Final = (
     "openai",
     "anthropic",
     "gemini",
+    "bedrock",
     "azure",
     "deepseek",
     "xai",

@@ -12,7 +12,7 @@ from services.router import demo
 from services.router.catalog import ConfiguredProvider
 from services.router.egress import origin_of
 from services.router.parts import Provider
-from services.router.providers.base import Wire
+from services.router.providers.base import ListsElsewhere, Wire
 from services.router.upstream import target_of
 
 DEMO: Final = ProviderSettings(name=demo.NAME, kind=demo.NAME, models=(demo.MODEL,), free=True)
@@ -83,4 +83,13 @@ def _ready(
     origin = origin_of(base_url, private_allowed=private)
     secret = secret_of(provider)
     credential = wire.authorize(secret.reveal() if secret else "")
-    return Provider(name=provider.name, wire=wire, target=target_of(origin, credential))
+    elsewhere = wire.lists(base_url) if isinstance(wire, ListsElsewhere) else ()
+    return Provider(
+        name=provider.name,
+        wire=wire,
+        target=target_of(origin, credential),
+        lists=tuple(
+            (target_of(origin_of(place, private_allowed=private), credential), request)
+            for place, request in elsewhere
+        ),
+    )

@@ -5,14 +5,15 @@ A list that cannot be had is no misfortune: the last one stays, and one line say
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from runtime.clock import Clock
 from runtime.errors import GatewayError, reason_name
 from services.router.catalog import Catalog
 from services.router.parts import Prices, Provider
-from services.router.upstream import Upstream
+from services.router.providers.base import ListedModel, UpstreamRequest, Wire
+from services.router.upstream import Target, Upstream
 
 TIMEOUT_S: Final = 10.0
 """How long one list may take."""
@@ -53,18 +54,16 @@ class Discovery:
 
     async def _refresh_one(self, provider: Provider) -> None:
         request = provider.wire.models_request()
-        if request is None:
+        lists = provider.lists or ([(provider.target, request)] if request is not None else [])
+        if not lists:
             return
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                response = await self._upstream.open(provider.target, request)
-                try:
-                    body = await response.read(LIST_BYTES_MAX)
-                finally:
-                    response.close()
-            if response.status >= _REFUSALS:
-                raise provider.wire.error(response.status, response.headers, body)
-            listed = provider.wire.models(body)
+                listed = [
+                    model
+                    for target, asked in lists
+                    for model in await self._list(provider.wire, target, asked)
+                ]
             self._catalog.discovered(provider.name, listed)
             await self._prices.learn(self._catalog.unpriced(provider.name))
         except TimeoutError:
@@ -75,6 +74,19 @@ class Discovery:
             if provider.name in self._failing:
                 self._failing.discard(provider.name)
                 _LOG.info("%s lists its models again", provider.name)
+
+    async def _list(
+        self, wire: Wire, target: Target, request: UpstreamRequest
+    ) -> Sequence[ListedModel]:
+        """One list. Raises ``GatewayError``."""
+        response = await self._upstream.open(target, request)
+        try:
+            body = await response.read(LIST_BYTES_MAX)
+        finally:
+            response.close()
+        if response.status >= _REFUSALS:
+            raise wire.error(response.status, response.headers, body)
+        return wire.models(body)
 
     def _failed(self, provider: Provider, why: str) -> None:
         if provider.name not in self._failing:

@@ -13,7 +13,7 @@ from services.router.catalog import Catalog
 from services.router.health import Health, RetryBudget
 from services.router.limits import Limits
 from services.router.meters import Meters
-from services.router.providers.base import Wire
+from services.router.providers.base import UpstreamRequest, Wire
 from services.router.upstream import Target, Upstream
 from services.router.watchdog import Watchdog
 
@@ -80,6 +80,8 @@ class Provider:
     name: str
     wire: Wire
     target: Target
+    lists: tuple[tuple[Target, UpstreamRequest], ...] = ()
+    """Where else its models are listed, and how to ask; empty for the wire's own list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,8 @@
 A golden is one JSON file, written by hand from the vendor's documentation: ``call`` (a
 ``ChatRequest``), ``sent`` (path and body), ``received`` (a JSON body, or a list of events for a
 stream), ``answer`` or ``deltas``, and ``usage``. Messages are in protobuf's JSON; bytes that hold
-JSON are written as that JSON.
+JSON are written as that JSON. Where events have names beside their data, an event is written as an
+object with the name as its one member.
 """
 
 import base64
@@ -31,7 +32,7 @@ def load(provider: str) -> list[Any]:
     ]
 
 
-def check(wire: Wire, golden: dict[str, Any]) -> None:
+def check(wire: Wire, golden: dict[str, Any], *, named: bool = False) -> None:
     """Plays a golden through the wire, both ways."""
     call = json_format.ParseDict(_packed(golden["call"]), chat_pb2.ChatRequest())
     exchange = Exchange(request=call, model=golden["model"], cost=lambda tokens: 0)
@@ -43,7 +44,7 @@ def check(wire: Wire, golden: dict[str, Any]) -> None:
         events = [
             event
             for data in golden["received"]
-            for event in stream.feed([ServerSentEvent(b"", json.dumps(data).encode())])
+            for event in stream.feed([_event(data, named=named)])
         ]
         events += stream.end()
         assert [readable(event.delta) for event in events] == golden["deltas"]
@@ -54,6 +55,13 @@ def check(wire: Wire, golden: dict[str, Any]) -> None:
     assert ended.usage is not None
     assert readable(ended.usage) == golden["usage"]
     assert ended.finish_reason == golden["finish_reason"]
+
+
+def _event(data: dict[str, Any], *, named: bool) -> ServerSentEvent:
+    if not named:
+        return ServerSentEvent(b"", json.dumps(data).encode())
+    ((name, told),) = data.items()
+    return ServerSentEvent(name.encode(), json.dumps(told).encode())
 
 
 def readable(message: Message) -> Any:

@@ -193,6 +193,65 @@ def test_the_token_of_a_workflow_makes_no_provider() -> None:
     assert load(None, {"GITHUB_TOKEN": "ghs_x"}, {}).providers == ()
 
 
+BEARER = {"AWS_BEARER_TOKEN_BEDROCK": "ABSK"}
+ROLE = {"AWS_ACCESS_KEY_ID": "AKIA", "AWS_SECRET_ACCESS_KEY": "s"}
+OREGON = "https://bedrock-runtime.us-west-2.amazonaws.com"
+
+
+def test_bedrock_s_own_key_makes_a_provider_where_a_region_is_named() -> None:
+    expected = ProviderSettings(
+        name="bedrock", kind="bedrock", api_key_env="AWS_BEARER_TOKEN_BEDROCK", base_url=OREGON
+    )
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION"):
+        assert load(None, BEARER | {name: "us-west-2"}, {}).providers == (expected,)
+    assert load(None, BEARER, {}).providers == ()
+    assert load(None, BEARER | {"AWS_REGION": "evil.example/"}, {}).providers == ()
+
+
+def test_the_keys_that_machines_have_for_all_of_aws_make_no_provider() -> None:
+    assert load(None, ROLE | {"AWS_REGION": "us-west-2"}, {}).providers == ()
+
+
+def test_a_bedrock_provider_takes_the_keys_and_the_region_of_the_environment(write: Write) -> None:
+    path = write("[[provider]]\nname = 'aws'\nkind = 'bedrock'\n")
+    environ = ROLE | {"AWS_REGION": "us-west-2"}
+    (provider,) = load(path, environ, {}).providers
+    assert (provider.base_url, provider.api_key_env) == (OREGON, "AWS_ACCESS_KEY_ID")
+    assert credential(provider, environ) == Secret(
+        '{"AccessKeyId": "AKIA", "SecretAccessKey": "s"}'
+    )
+    temporary = environ | {"AWS_SESSION_TOKEN": "t"}
+    assert credential(provider, temporary) == Secret(
+        '{"AccessKeyId": "AKIA", "SecretAccessKey": "s", "SessionToken": "t"}'
+    )
+    both = environ | BEARER
+    assert credential(load(path, both, {}).providers[0], both) == Secret("ABSK")
+
+
+@pytest.mark.parametrize(
+    ("environ", "refusal"),
+    [
+        (ROLE, "needs a region: set AWS_REGION or AWS_DEFAULT_REGION, or base_url"),
+        ({"AWS_REGION": "us-west-2"}, "needs a key: set AWS_BEARER_TOKEN_BEDROCK or AWS_ACC"),
+        (
+            {"AWS_REGION": "us-west-2", "AWS_ACCESS_KEY_ID": "AKIA"},
+            "The environment variable AWS_SECRET_ACCESS_KEY is not set",
+        ),
+    ],
+)
+def test_a_bedrock_provider_without_a_part_is_refused(
+    write: Write, environ: Mapping[str, str], refusal: str
+) -> None:
+    told = _refused(write("[[provider]]\nname = 'aws'\nkind = 'bedrock'\n"), environ)
+    assert refusal in told
+
+
+def test_a_bedrock_provider_may_stand_behind_an_address_that_signs_by_itself(write: Write) -> None:
+    path = write("[[provider]]\nname = 'aws'\nkind = 'bedrock'\nbase_url = 'http://proxy:1'\n")
+    (provider,) = load(path, ROLE, {}).providers
+    assert credential(provider, ROLE) is None
+
+
 def test_google_s_own_order_decides_between_its_variables() -> None:
     environ = {"GEMINI_API_KEY": "a", "GOOGLE_API_KEY": "b"}
     (provider,) = load(None, environ, {}).providers

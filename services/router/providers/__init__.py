@@ -2,7 +2,7 @@
 ``compatible.py``; a wire of its own is one module and one line here.
 """
 
-from services.router.providers import anthropic, gemini
+from services.router.providers import anthropic, bedrock, gemini
 from services.router.providers.base import Wire
 from services.router.providers.compatible import ROWS
 from services.router.providers.openai import OpenAIWire
@@ -10,5 +10,6 @@ from services.router.providers.openai import OpenAIWire
 PROVIDERS: dict[str, Wire] = {
     **{row.kind: OpenAIWire(row) for row in ROWS},
     "anthropic": anthropic.WIRE,
+    "bedrock": bedrock.WIRE,
     "gemini": gemini.WIRE,
 }
