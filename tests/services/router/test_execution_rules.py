@@ -28,6 +28,7 @@ from tests.services.router.rig import (
     settings_in,
     sheet,
 )
+from tests.services.router.sockets import listening, silent
 
 pytestmark = pytest.mark.anyio
 
@@ -120,19 +121,13 @@ async def test_a_deployment_that_falls_ill_meanwhile_is_not_asked_again(tmp_path
 
 
 async def test_a_host_that_lets_the_connection_hang_is_asked_once(tmp_path: Path) -> None:
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    listener = await asyncio.start_server(silent, "127.0.0.1", 0)
-    port = listener.sockets[0].getsockname()[1]
-    hung = ProviderSettings(name="a", kind="openai", base_url=f"https://127.0.0.1:{port}/v1")
-    async with running(settings_in(tmp_path, hung, connect_timeout_s=0.4), PRICED) as rig:
-        said = await rig.chat(hello())
-        assert said.reason == "upstream_unreachable"
-        assert said.error is not None
-        assert len(said.error.attempts) == 1
-    listener.close()
+    async with listening(silent) as port:
+        hung = ProviderSettings(name="a", kind="openai", base_url=f"https://127.0.0.1:{port}/v1")
+        async with running(settings_in(tmp_path, hung, connect_timeout_s=0.4), PRICED) as rig:
+            said = await rig.chat(hello())
+            assert said.reason == "upstream_unreachable"
+            assert said.error is not None
+            assert len(said.error.attempts) == 1
 
 
 async def test_retries_stay_within_their_budget(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import datetime as dt
 import gzip
 import ssl
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -23,12 +23,12 @@ from services.router.egress import origin_of
 from services.router.providers.base import UpstreamRequest
 from services.router.upstream import Target, Upstream, target_of
 from tests.fake_provider import FakeProvider, Fault, Outcome, Reply
+from tests.services.router.sockets import listening, silent
 
 pytestmark = pytest.mark.anyio
 
 BODY = b'{"model": "m", "messages": []}'
 STREAM = b'{"model": "m", "messages": [], "stream": true}'
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def post(body: bytes = BODY) -> UpstreamRequest:
@@ -67,13 +67,9 @@ async def raw_server(answer: bytes, *, close: bool = True) -> AsyncIterator[str]
         writer.write(answer)
         if not close:
             await reader.read()
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
+    async with listening(serve) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 async def fetch(upstream: Upstream, base_url: str, bytes_max: int = 1 << 25) -> tuple[int, bytes]:
@@ -244,18 +240,11 @@ async def test_a_name_that_does_not_resolve_is_known_to_be_unsent() -> None:
 
 
 async def test_a_host_that_never_answers_the_handshake_is_given_up_in_time() -> None:
-    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    server = await asyncio.start_server(silent, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
     loop = asyncio.get_running_loop()
     started = loop.time()
-    async with opened(timeout_s=0.2) as upstream:
+    async with listening(silent) as port, opened(timeout_s=0.2) as upstream:
         assert await reason_of(upstream, f"https://127.0.0.1:{port}") == "UPSTREAM_UNREACHABLE"
     assert loop.time() - started < 1.0
-    server.close()
 
 
 async def test_a_second_address_is_tried_when_the_first_is_dead() -> None:
@@ -362,7 +351,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
         (OK + b"content-encoding: br\r\ncontent-length: 2\r\n\r\nhi", "UPSTREAM_PROTOCOL"),
         (OK + b"content-encoding: gzip\r\ncontent-length: 2\r\n\r\nhi", "UPSTREAM_PROTOCOL"),
         (
-            OK + b"content-encoding: gzip\r\n\r\n" + gzip.compress(b"hello")[:-9],
+            OK + b"content-encoding: gzip\r\n\r\n" + gzip.compress(b"hello", mtime=0)[:-9],
             "UPSTREAM_PROTOCOL",
         ),
     ],
@@ -380,7 +369,7 @@ async def test_what_is_not_a_whole_http_answer_is_an_error(answer: bytes, reason
         (b"HTTP/1.1 103 Hints\r\nlink: x\r\n\r\n" + OK + b"content-length: 2\r\n\r\nhi", b"hi"),
         (OK + b"transfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\ntrailer: x\r\n\r\n", b"hi"),
         (OK + b"content-length: 0\r\n\r\n", b""),
-        (OK + b"content-encoding: gzip\r\n\r\n" + gzip.compress(b"hello"), b"hello"),
+        (OK + b"content-encoding: gzip\r\n\r\n" + gzip.compress(b"hello", mtime=0), b"hello"),
         (OK + b"content-encoding: deflate\r\n\r\n" + zlib.compress(b"hello"), b"hello"),
     ],
 )
@@ -411,17 +400,15 @@ async def test_bytes_on_an_idle_connection_close_it() -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(OK + b"content-length: 3\r\n\r\n" + body)
         await asyncio.sleep(0.02)
-        writer.write(OK + b"content-length: 6\r\n\r\nstolen")
+        if not writer.is_closing():
+            writer.write(OK + b"content-length: 6\r\n\r\nstolen")
         await reader.read()
-        writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with opened() as upstream:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(serve) as port, opened() as upstream:
+        url = f"http://127.0.0.1:{port}"
         assert await fetch(upstream, url) == (200, b"one")
         await asyncio.sleep(0.1)
         assert await fetch(upstream, url) == (200, b"two")
-    server.close()
 
 
 async def test_an_answer_beyond_the_limit_is_cut_off() -> None:
