@@ -1,4 +1,6 @@
-"""Knobs that say one thing twice: a provider of the caller's dialect judges them, the hub cannot."""
+"""Knobs that say one thing twice: a provider of the caller's dialect judges them, the hub
+cannot.
+"""
 
 import json
 from typing import Any
