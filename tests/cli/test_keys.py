@@ -111,8 +111,8 @@ def test_lists_can_be_cut_and_narrowed_to_a_project(machine: Machine, directory:
         (organization_id,) = connection.execute("SELECT id FROM organizations").fetchone()
         for name, row in (("twin", 0), ("twin", 1), ("lone", 2)):
             connection.execute(
-                "INSERT INTO projects (id, organization_id, name, policy, version, created_revision,"
-                " created_at_us) VALUES (?, ?, ?, '{}', ?, ?, 0)",
+                "INSERT INTO projects (id, organization_id, name, policy, version,"
+                " created_revision, created_at_us) VALUES (?, ?, ?, '{}', ?, ?, 0)",
                 (f"proj_{row:032x}", organization_id, name, 10**6 + row, 10**6 + row),
             )
     connection.close()
