@@ -15,26 +15,26 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from onegate.common.v1 import error_pb2, relay_service_pb2
+from onegate.common.v1.relay_service_pb2 import RelayOpen
 from runtime import refusals
 from runtime.clock import Clock, Entropy, SystemEntropy
 from runtime.config import RpcSettings
 from runtime.errors import GatewayError
-from runtime.relay_stream import (
+from runtime.relay_frames import (
     CANCEL,
     CREDIT,
     DATA,
     DRAIN,
     END,
     OPEN,
+    PART,
     PAYLOAD_OVERHEAD_BYTES,
     RELAY_METHOD,
     WINDOW_BYTES,
-    DeadlineWatch,
     Frame,
-    FrameWriter,
-    Leg,
-    NotWritten,
 )
+from runtime.relay_stream import Assembly, DeadlineWatch, Leg, RelayProtocolError
+from runtime.relay_writer import FrameWriter, NotWritten
 from runtime.rpc import channel
 from runtime.rpc_server import RELAY_LOOKAHEAD_BYTES
 from runtime.rpc_status import received
@@ -43,11 +43,22 @@ CONNECT_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 1.0
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
+QUEUED_MESSAGES_MAX: Final = 4
+"""A stream takes no new calls while more than so many of the largest messages wait on it."""
 STEADY_S: Final = 5.0
 """A stream that lived so long was no failed attempt: the pauses start small again."""
 
 _NUMBER_MAX: Final = 2**32 - 1
 _LOG: Final = logging.getLogger(__name__)
+
+_BREAKS: Final = (
+    TimeoutError,
+    DecodeError,
+    RelayProtocolError,
+    grpc.RpcError,
+    grpc.aio.BaseError,
+)
+"""What the end of a stream may look like."""
 
 _GrpcCall = grpc.aio.StreamStreamCall[bytes, Any]
 
@@ -70,13 +81,17 @@ class RelayCall(Leg):
 
         Raises REQUEST_TOO_LARGE, or the call's error once it is over.
         """
-        if self.ended or self.credit_bytes <= 0 or self.writer.crowded:
+        if self.ended or self.credit_bytes <= 0 or self.writer.slow:
             await self.clearance()
         size = len(payload)
-        if size > self.writer.payload_bytes_max:
-            raise refusals.too_large(size, self.writer.payload_bytes_max)
+        writer = self.writer
+        if size > writer.payload_bytes_max:
+            raise refusals.too_large(size, writer.payload_bytes_max)
         self.credit_bytes -= size + PAYLOAD_OVERHEAD_BYTES
-        self.writer.frame(size)(call=self.number, kind=DATA, payload=payload)
+        if size > writer.part_bytes:
+            writer.send_large(self.number, DATA, payload)
+        else:
+            writer.frame(size)(call=self.number, kind=DATA, payload=payload)
 
     def cancel(self) -> None:
         """Gives the call up: its handler is cancelled, and nothing more is received."""
@@ -106,6 +121,7 @@ class RelayPool:
         self.entropy = entropy or SystemEntropy()
         self._targets = tuple(targets)
         self._calls_max = settings.calls_max
+        self._queue_bytes_max = QUEUED_MESSAGES_MAX * settings.message_bytes_max
         self._ready: list[_Stream] = []
         self._turn = 0
         self._links: list[asyncio.Task[None]] = []
@@ -163,8 +179,11 @@ class RelayPool:
             raise refusals.too_large(size, writer.payload_bytes_max)
         call = RelayCall(writer, 0, WINDOW_BYTES, self.clock.monotonic() + timeout_s)
         stream.adopt(call)
-        frame = writer.frame(size)(call=call.number, kind=OPEN, payload=payload)
-        head = frame.open
+        if len(payload) > writer.part_bytes:
+            head = RelayOpen()
+            writer.send_large(call.number, OPEN, payload, head)
+        else:
+            head = writer.frame(size)(call=call.number, kind=OPEN, payload=payload).open
         head.method = method
         head.timeout_ms = _timeout_ms(timeout_s)
         head.credit_bytes = WINDOW_BYTES
@@ -189,10 +208,7 @@ class RelayPool:
             for stream in streams:
                 if len(stream.calls) < len(best.calls):
                     best = stream
-        if (
-            len(best.calls) >= self._calls_max
-            or best.writer.queued_bytes > best.writer.payload_bytes_max
-        ):
+        if len(best.calls) >= self._calls_max or best.writer.queued_bytes > self._queue_bytes_max:
             raise refusals.overloaded()
         return best
 
@@ -205,7 +221,11 @@ class RelayPool:
             frame.call = call.number
             if frame.kind == OPEN:
                 frame.open.timeout_ms = _timeout_ms(remaining_s)
-            stream.writer.frame(frame.ByteSize())().CopyFrom(frame)
+            if len(frame.payload) > stream.writer.part_bytes:
+                head = frame.open if frame.kind == OPEN else None
+                stream.writer.send_large(call.number, frame.kind, frame.payload, head)
+            else:
+                stream.writer.frame(frame.ByteSize())().CopyFrom(frame)
 
     def opened(self, stream: "_Stream") -> None:
         """A stream takes calls."""
@@ -246,6 +266,7 @@ class _Stream:
         self.calls: dict[int, RelayCall] = {}
         self.writer = FrameWriter(relay_service_pb2.RelayRequest, pool.clock, pool.settings)
         self._deadlines = DeadlineWatch(self.calls, pool.clock, self._expire)
+        self._assembly = Assembly(pool.settings.message_bytes_max)
 
     def adopt(self, call: RelayCall) -> None:
         """Gives a call a number on this stream."""
@@ -259,6 +280,7 @@ class _Stream:
 
     def drop(self, call: RelayCall, error: GatewayError) -> None:
         """Ends a call from this side."""
+        self.writer.forget(call.number)
         self.writer.frame(0)(call=call.number, kind=CANCEL)
         self._finish(call, error)
 
@@ -268,6 +290,8 @@ class _Stream:
     def _finish(self, call: RelayCall, error: GatewayError | None) -> None:
         del self.calls[call.number]
         call.finish(error)
+        if self._assembly.parts:
+            self._assembly.drop(call.number)
         if self._draining and not self.calls:
             self.writer.close()
 
@@ -278,7 +302,7 @@ class _Stream:
         link = channel(self._target, self._pool.settings, lookahead_bytes=RELAY_LOOKAHEAD_BYTES)
         try:
             await self._exchange(link.stream_stream(RELAY_METHOD)())
-        except (TimeoutError, DecodeError, grpc.RpcError, grpc.aio.BaseError) as error:
+        except _BREAKS as error:
             self._note(error)
         finally:
             self._pool.retired(self)
@@ -322,6 +346,7 @@ class _Stream:
     def _deliver(self, raw: bytes) -> None:
         """Hands every frame of a batch to its call."""
         calls = self.calls
+        assembly = self._assembly
         for frame in relay_service_pb2.RelayResponse.FromString(raw).frames:
             kind = frame.kind
             call = calls.get(frame.call)
@@ -330,12 +355,18 @@ class _Stream:
                     self._drain()
             elif kind == CREDIT:
                 call.credited(frame.credit_bytes)
-            elif ((payload := frame.payload) or kind == DATA) and not call.arrived(payload):
-                self._distrust(call)
-            elif kind == END:
-                # With a last payload it has no error.
-                failed = not payload and frame.HasField("error")
-                self._finish(call, received(frame.error) if failed else None)
+            elif kind == PART:
+                assembly.add(call.number, frame.payload)
+            else:
+                payload = frame.payload
+                if assembly.parts:
+                    payload = assembly.whole(call.number, payload)
+                if (payload or kind == DATA) and not call.arrived(payload):
+                    self._distrust(call)
+                elif kind == END:
+                    # With a last payload it has no error.
+                    failed = not payload and frame.HasField("error")
+                    self._finish(call, received(frame.error) if failed else None)
 
     def _distrust(self, call: RelayCall) -> None:
         """The target sent more of a call than it had credit for."""

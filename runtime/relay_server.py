@@ -20,19 +20,19 @@ from runtime.calls import Handler
 from runtime.clock import Clock
 from runtime.config import RpcSettings
 from runtime.errors import GatewayError
-from runtime.relay_stream import (
+from runtime.relay_frames import (
     CANCEL,
     CREDIT,
     DATA,
     DRAIN,
     END,
     OPEN,
+    PART,
     PAYLOAD_OVERHEAD_BYTES,
-    DeadlineWatch,
     Frame,
-    FrameWriter,
-    Leg,
 )
+from runtime.relay_stream import Assembly, DeadlineWatch, Leg, RelayProtocolError
+from runtime.relay_writer import FrameWriter
 
 DRAIN_NOTICE_S: Final = 5.0
 """How long after DRAIN a call is still accepted, because the caller had not seen it yet."""
@@ -47,16 +47,14 @@ saves one turn for each.
 """
 
 
-class RelayProtocolError(Exception):
-    """The peer broke the protocol; its stream is ended."""
-
-
 class RelayServerCall(Leg):
     """A call being served: the :class:`runtime.calls.ServerCall` of this transport."""
 
     __slots__ = ("metadata", "method", "request", "task", "timeout_s")
 
-    def __init__(self, writer: FrameWriter, frame: Frame, now_s: float, latest_s: float) -> None:
+    def __init__(
+        self, writer: FrameWriter, frame: Frame, request: bytes, now_s: float, latest_s: float
+    ) -> None:
         head = frame.open
         timeout_ms = head.timeout_ms
         if timeout_ms:
@@ -68,7 +66,7 @@ class RelayServerCall(Leg):
         fields = head.metadata
         self.method = head.method
         self.metadata: Mapping[str, str] = {key.lower(): fields[key] for key in fields}
-        self.request = frame.payload
+        self.request = request
         self.task: asyncio.Task[None] | None = None
 
     async def send(self, payload: bytes) -> None:
@@ -79,10 +77,11 @@ class RelayServerCall(Leg):
         """
         size = len(payload)
         writer = self.writer
-        if self.ended or self.credit_bytes <= 0 or writer.crowded:
+        if self.ended or self.credit_bytes <= 0 or writer.slow:
             await self.clearance()
-        if size > writer.payload_bytes_max:
-            raise refusals.too_large(size, writer.payload_bytes_max)
+        if size > writer.part_bytes:
+            self._send_large(payload)
+            return
         self.credit_bytes -= size + PAYLOAD_OVERHEAD_BYTES
         frame = writer.frame(size)(call=self.number, kind=DATA, payload=payload)
         if size:
@@ -90,6 +89,13 @@ class RelayServerCall(Leg):
         else:
             # An END with an empty payload is one without: this payload needs its own frame.
             writer.tails.pop(self.number, None)
+
+    def _send_large(self, payload: bytes) -> None:
+        size = len(payload)
+        if size > self.writer.payload_bytes_max:
+            raise refusals.too_large(size, self.writer.payload_bytes_max)
+        self.credit_bytes -= size + PAYLOAD_OVERHEAD_BYTES
+        self.writer.send_large(self.number, DATA, payload)
 
     async def receive(self) -> bytes:
         """The caller's next payload. Raises CANCELLED when none will come."""
@@ -168,6 +174,7 @@ class _ServerStream:
         self.calls: dict[int, RelayServerCall] = {}
         self.writer = FrameWriter(relay_service_pb2.RelayResponse, self._clock, settings)
         self._deadlines = DeadlineWatch(self.calls, self._clock, self._expire)
+        self._assembly = Assembly(settings.message_bytes_max)
 
     async def run(self, context: Context) -> None:
         """Reads batches until the peer half-closes, then lets the calls end; whatever happens,
@@ -197,21 +204,28 @@ class _ServerStream:
     def _deliver(self, raw: bytes) -> None:
         """Hands every frame of a batch to its call."""
         now_s = self._clock.monotonic()
+        assembly = self._assembly
         for frame in relay_service_pb2.RelayRequest.FromString(raw).frames:
             kind = frame.kind
             if kind == OPEN:
                 self._open(frame, now_s)
                 continue
-            call = self.calls.get(frame.call)
-            if call is None or call.ended:
+            number = frame.call
+            if kind == PART:
+                assembly.add(number, frame.payload)
                 continue
-            if kind == CREDIT:
-                call.credited(frame.credit_bytes)
-            elif kind == CANCEL:
-                self._drop(call)
-            elif kind == DATA:
-                if not call.arrived(frame.payload):
+            call = self.calls.get(number)
+            if kind == DATA:
+                payload = assembly.whole(number, frame.payload)
+                if call is not None and not call.ended and not call.arrived(payload):
                     raise RelayProtocolError("A payload came without credit for it.")
+            elif kind == CANCEL:
+                assembly.drop(number)
+                if call is not None:
+                    self._drop(call)
+            elif kind == CREDIT:
+                if call is not None:
+                    call.credited(frame.credit_bytes)
             else:
                 raise RelayProtocolError(f"A frame of kind {kind} is not for the serving side.")
 
@@ -220,7 +234,10 @@ class _ServerStream:
         number = frame.call
         if number in self.calls or not number:
             raise RelayProtocolError(f"The call number {number} is taken.")
-        call = RelayServerCall(self.writer, frame, now_s, now_s + self._timeout_max_s)
+        request = frame.payload
+        if self._assembly.parts:
+            request = self._assembly.whole(number, request)
+        call = RelayServerCall(self.writer, frame, request, now_s, now_s + self._timeout_max_s)
         handler = self._handlers.get(call.method)
         if handler is None:
             self._end(call, refusals.unknown_method())
@@ -268,13 +285,20 @@ class _ServerStream:
         if call.ended:
             return
         number = call.number
+        writer = self.writer
+        large = writer.large.get(number)
         if error is not None:
             proto = error.to_proto()
-            self.writer.frame(proto.ByteSize())(call=number, kind=END, error=proto)
-        elif (tail := self.writer.tails.get(number)) is not None:
+            if large is not None:
+                large.error = proto
+            else:
+                writer.frame(proto.ByteSize())(call=number, kind=END, error=proto)
+        elif large is not None:
+            large.kind = END
+        elif (tail := writer.tails.get(number)) is not None:
             tail.kind = END
         else:
-            self.writer.frame(0)(call=number, kind=END)
+            writer.frame(0)(call=number, kind=END)
         call.finish(error)
 
     def _drop(self, call: RelayServerCall) -> None:
@@ -282,6 +306,7 @@ class _ServerStream:
         that its cleaning up is not.
         """
         if not call.ended:
+            self.writer.forget(call.number)
             call.finish(refusals.cancelled())
             if call.task is not None:
                 call.task.cancel()
@@ -289,6 +314,7 @@ class _ServerStream:
     def _stop(self, call: RelayServerCall, error: GatewayError) -> None:
         """Ends a call against its handler's will."""
         if not call.ended:
+            self.writer.forget(call.number)
             self._end(call, error)
             if call.task is not None:
                 call.task.cancel()

@@ -31,14 +31,14 @@ from runtime.calls import Handler
 from runtime.clock import Clock, SystemClock
 from runtime.config import RpcSettings
 from runtime.errors import GatewayError
+from runtime.relay_frames import RELAY_METHOD, RELAY_SERVICE
 from runtime.relay_server import RelayServer
-from runtime.relay_stream import RELAY_METHOD, RELAY_SERVICE
 from runtime.rpc_status import status_of, trailers_of
 
 KEEPALIVE_TIME_MS: Final = 10_000
 KEEPALIVE_TIMEOUT_MS: Final = 5_000
 
-RELAY_LOOKAHEAD_BYTES: Final = 1024 * 1024
+RELAY_LOOKAHEAD_BYTES: Final = 256 * 1024
 
 SHARED_OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
     # A stopped peer is otherwise invisible: it neither answers nor closes. The wait for a ping's

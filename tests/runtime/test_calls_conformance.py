@@ -99,6 +99,7 @@ async def test_a_payload_comes_back_as_it_was_sent(rig: Rig, size: int) -> None:
         [700] * 64,
         [40_000] * 20,
         [1_500_000, 3, 1_500_000],
+        [128 * 1024, 128 * 1024 + 1, 256 * 1024, 0],
     ],
 )
 async def test_payloads_keep_their_order_and_their_number(rig: Rig, sizes: list[int]) -> None:
@@ -121,7 +122,7 @@ async def test_a_handler_sees_method_metadata_and_remaining_time(rig: Rig) -> No
     assert 6 < facts["timeout_s"] < 8
 
 
-@pytest.mark.parametrize("before", [b"", b"first"])
+@pytest.mark.parametrize("before", [b"", b"first", b"large" * 200_000])
 async def test_an_error_survives_with_all_its_fields(rig: Rig, before: bytes) -> None:
     call = rig.transport.call("Fail", before)
     if before:
@@ -217,7 +218,7 @@ async def test_a_stalled_reader_stops_its_own_sender_and_no_other(rig: Rig) -> N
     assert 0 < sent <= STALL_BYTES_MAX + 1000 + 1000
     other = rig.transport.call("Script", json.dumps([10_000] * 100).encode())
     assert len(await collect(other)) == 100
-    assert rig.seen.sent_bytes["slow"] == sent
+    assert rig.seen.sent_bytes["slow"] <= STALL_BYTES_MAX + 1000 + 1000
     for _ in range(sent // 1000 + 100):
         assert await call.receive()
     call.cancel()
@@ -227,6 +228,26 @@ async def test_a_thousand_calls_at_once_are_all_answered(rig: Rig) -> None:
     calls = [rig.transport.call("Echo", b"%d" % number * 100) for number in range(1000)]
     answers = await asyncio.gather(*(collect(call) for call in calls))
     assert answers == [[b"%d" % number * 100] for number in range(1000)]
+
+
+async def test_large_payloads_at_once_come_back_whole_and_let_small_ones_pass(rig: Rig) -> None:
+    large = [bytes([number]) * (2 << 20) for number in range(12)]
+    calls = [rig.transport.call("Echo", payload) for payload in large]
+    small = asyncio.create_task(collect(rig.transport.call("Echo", b"small")))
+    answers = [asyncio.create_task(collect(call)) for call in calls]
+    assert await small == [b"small"]
+    assert not all(answer.done() for answer in answers)
+    assert await asyncio.gather(*answers) == [[payload] for payload in large]
+
+
+async def test_cancelled_large_payloads_harm_no_other(rig: Rig) -> None:
+    calls = [rig.transport.call("Echo", bytes(2 << 20)) for _ in range(12)]
+    await asyncio.sleep(0.005)
+    for call in calls[1:]:
+        call.cancel()
+    assert await collect(calls[0]) == [bytes(2 << 20)]
+    assert await collect(rig.transport.call("Echo", b"x" * (1 << 20))) == [b"x" * (1 << 20)]
+    await until(lambda: rig.seen.running == 0, "every handler has ended")
 
 
 async def test_a_request_over_the_limit_is_refused_and_harms_no_other(rig: Rig) -> None:

@@ -15,15 +15,15 @@ import pytest
 
 from onegate.common.v1 import error_pb2
 from onegate.common.v1.relay_service_pb2 import RelayFrame, RelayRequest, RelayResponse
-from runtime import relay_stream
 from runtime.calls import Handler, ServerCall
 from runtime.clock import SystemClock
 from runtime.config import RpcSettings
 from runtime.errors import GatewayError
 from runtime.relay import RelayCall, RelayPool
-from runtime.relay_stream import (
+from runtime.relay_frames import (
     CANCEL,
     CREDIT,
+    CREDIT_STEP_BYTES,
     DATA,
     END,
     OPEN,
@@ -289,8 +289,11 @@ async def test_a_call_that_was_not_sent_moves_to_another_target_and_a_sent_one_f
     async with relay_pool_of(target, other_target) as pool:
         async with raw_server(target, hear_nothing):
             await until(lambda: pool.ready, "the deaf target is up")
-            sent = opened(pool, "Echo", bytes(16 << 20))
+            sent = opened(pool, "Echo", b"sent")
             await asyncio.sleep(0.05)
+            large = b"0123456789abcdef" * (1 << 20)
+            unsent_large = opened(pool, "Echo", large)
+            await asyncio.sleep(0.15)
             unsent = [opened(pool, "Echo", b"%d" % number) for number in range(100)]
             dialogue = opened(pool, "Dialogue", b"one")
             await dialogue.send(b"two")
@@ -301,6 +304,7 @@ async def test_a_call_that_was_not_sent_moves_to_another_target_and_a_sent_one_f
         error = await refusal(sent)
         assert error.reason == error_pb2.ERROR_REASON_ROUTER_UNAVAILABLE
         assert "how far it got is unknown" in error.message
+        assert await collect(unsent_large) == [large]
         for number, call in enumerate(unsent):
             assert await collect(call) == [b"%d" % number]
         assert await dialogue.receive() == b"one"
@@ -337,7 +341,7 @@ async def test_an_unsent_call_fails_clearly_when_no_target_is_left(target: str) 
         async with raw_server(target, hear_nothing):
             await until(lambda: pool.ready, "the deaf target is up")
             opened(pool, "Echo", bytes(16 << 20))
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.15)
             unsent = opened(pool, "Echo", b"x")
         error = await refusal(unsent)
         assert error.reason == error_pb2.ERROR_REASON_ROUTER_UNAVAILABLE
@@ -349,15 +353,14 @@ async def test_so_much_may_wait_to_be_sent_and_no_more(target: str) -> None:
         await context.send_initial_metadata(())
         await asyncio.Event().wait()
 
-    async with relay_pool_of(target) as pool, raw_server(target, hear_nothing):
-        await until(lambda: pool.ready, "the deaf target is up")
+    settings = RpcSettings(message_bytes_max=8 << 20)
+    async with raw_server(target, hear_nothing), relay_pool(settings, target) as pool:
         large = bytes(4 << 20)
         with pytest.raises(GatewayError) as refused:
             [opened(pool, "Echo", large) for _ in range(32)]
-        error = refused.value
-        assert error.reason == error_pb2.ERROR_REASON_OVERLOADED
+        assert refused.value.reason == error_pb2.ERROR_REASON_OVERLOADED
         waiting = pool._ready[0].writer.queued_bytes
-        assert waiting < SETTINGS.message_bytes_max + (5 << 20)
+        assert 32 << 20 < waiting <= 36 << 20
 
 
 async def test_a_server_that_ends_a_stream_early_fails_its_calls(target: str) -> None:
@@ -527,7 +530,7 @@ async def test_credit_is_returned_when_it_is_read_and_not_for_short_calls(target
         await stream.write(batch.SerializeToString())
         frames = await frames_until(stream, lambda _: True)
         assert [(frame.kind, frame.payload) for frame in frames] == [(DATA, b"hello")]
-        size = relay_stream.CREDIT_STEP_BYTES // 4
+        size = CREDIT_STEP_BYTES // 4
         again = RelayRequest()
         for payload in (*[b"x" * size] * 4, b"last"):
             again.frames.add(call=1, kind=DATA, payload=payload)

@@ -12,25 +12,33 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onegate.common.v1.relay_service_pb2 import RelayFrame, RelayRequest, RelayResponse
+from onegate.common.v1.relay_service_pb2 import (
+    RelayFrame,
+    RelayOpen,
+    RelayRequest,
+    RelayResponse,
+)
 from runtime.calls import ServerCall
 from runtime.clock import SystemClock
 from runtime.config import RpcSettings
-from runtime.relay_server import RelayServer
-from runtime.relay_stream import (
+from runtime.relay_frames import (
     BATCH_BYTES_MAX,
     BATCH_FRAMES_MAX,
     CANCEL,
     CREDIT,
     DATA,
     END,
+    LARGE_AT_ONCE,
     OPEN,
+    PART,
+    PART_BYTES,
     PAYLOAD_OVERHEAD_BYTES,
     QUEUE_BYTES_MAX,
     WINDOW_BYTES,
-    FrameWriter,
-    NotWritten,
 )
+from runtime.relay_server import RelayServer
+from runtime.relay_stream import Assembly, RelayProtocolError
+from runtime.relay_writer import FrameWriter, NotWritten
 
 SETTINGS = RpcSettings(relay_gather_s=0)
 METHOD = "/onegate.test.v1.TestService/Script"
@@ -63,7 +71,7 @@ async def script(call: ServerCall) -> None:
         await call.send(bytes([number % 256]) * size)
 
 
-sizes = st.lists(st.integers(0, 40_000), max_size=6)
+sizes = st.lists(st.one_of(st.integers(0, 40_000), st.integers(0, 400_000)), max_size=6)
 calls = st.integers(1, 4)
 actions = st.lists(
     st.one_of(
@@ -108,10 +116,25 @@ async def play(scripts: list[list[int]], steps: list[tuple[str, int, int]], wind
     return wire
 
 
+def assembled(frames: list[RelayFrame]) -> list[RelayFrame]:
+    """The frames with their whole payloads, without the parts."""
+    assembly = Assembly(1 << 20)
+    found = []
+    for frame in frames:
+        if frame.kind == PART:
+            assembly.add(frame.call, frame.payload)
+            continue
+        copy = RelayFrame()
+        copy.CopyFrom(frame)
+        copy.payload = assembly.whole(frame.call, frame.payload)
+        found.append(copy)
+    return found
+
+
 def check_credit(frames: list[RelayFrame], granted: dict[int, int]) -> None:
     """A payload was begun only while there was credit."""
     spent: dict[int, int] = defaultdict(int)
-    for frame in frames:
+    for frame in assembled(frames):
         if frame.kind == DATA or frame.payload:
             assert spent[frame.call] < granted[frame.call]
             spent[frame.call] += len(frame.payload) + PAYLOAD_OVERHEAD_BYTES
@@ -125,7 +148,7 @@ def test_however_frames_interleave_each_call_keeps_order_credit_and_one_end(
     wire = asyncio.run(play(scripts, steps, window))
     cancelled = {number for step, number, _ in steps if step == "cancel"}
     for number, wanted in enumerate(scripts, 1):
-        frames = [frame for frame in wire.frames if frame.call == number]
+        frames = assembled([frame for frame in wire.frames if frame.call == number])
         ends = [at for at, frame in enumerate(frames) if frame.kind == END]
         payloads = [frame.payload for frame in frames if frame.kind == DATA or frame.payload]
         expected = [bytes([at % 256]) * size for at, size in enumerate(wanted)]
@@ -137,33 +160,90 @@ def test_however_frames_interleave_each_call_keeps_order_credit_and_one_end(
             assert ends == [len(frames) - 1]
 
 
-@settings(deadline=None, max_examples=50)
-@given(st.lists(st.integers(0, 3 << 20), max_size=12), st.integers(0, 1500))
-def test_batches_keep_the_order_and_stay_small_but_for_a_large_payload(
-    payload_sizes: list[int], small: int
-) -> None:
-    written: list[bytes] = []
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, PART_BYTES), max_size=30), st.integers(0, 1500))
+def test_batches_keep_the_order_and_stay_small(payload_sizes: list[int], small: int) -> None:
+    wanted = [*payload_sizes, *[1] * small]
 
-    async def write(raw: bytes) -> None:
-        written.append(raw)
-
-    async def gather() -> int:
-        writer = FrameWriter(RelayRequest, SystemClock(), SETTINGS)
-        number = 0
-        for size in [*payload_sizes, *[1] * small]:
-            number += 1
+    async def gather() -> list[bytes]:
+        writer, written = recording()
+        for number, size in enumerate(wanted):
             writer.frame(size)(call=number, kind=DATA, payload=bytes(size))
         writer.close()
-        await writer.run(write)
-        assert writer.queued_bytes == 0
-        return number
+        await writer.run(written.write)
+        return written.batches
 
-    count = asyncio.run(gather())
-    batches = [RelayRequest.FromString(raw).frames for raw in written]
-    assert [frame.call for batch in batches for frame in batch] == list(range(1, count + 1))
+    batches = [RelayRequest.FromString(raw).frames for raw in asyncio.run(gather())]
+    frames = [frame for batch in batches for frame in batch]
+    assert [(frame.call, len(frame.payload)) for frame in frames] == list(enumerate(wanted))
     for batch in batches:
         assert len(batch) <= BATCH_FRAMES_MAX
-        assert len(batch) == 1 or sum(len(frame.payload) for frame in batch) <= BATCH_BYTES_MAX
+        assert sum(len(frame.payload) for frame in batch) <= BATCH_BYTES_MAX
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(PART_BYTES + 1, 5 * PART_BYTES), max_size=8),
+    st.lists(st.integers(0, 1000), max_size=8),
+)
+def test_large_payloads_take_turns_and_small_frames_do_not_wait_for_them(
+    large_sizes: list[int], small_sizes: list[int]
+) -> None:
+    larges = [bytes([65 + at]) * size for at, size in enumerate(large_sizes)]
+
+    async def gather() -> list[bytes]:
+        writer, written = recording()
+        for number, payload in enumerate(larges, 1):
+            writer.send_large(number, DATA, payload)
+        for number, size in enumerate(small_sizes, 101):
+            writer.frame(size)(call=number, kind=DATA, payload=bytes(size))
+        writer.close()
+        await writer.run(written.write)
+        assert writer.queued_bytes == 0
+        return written.batches
+
+    batches = [RelayRequest.FromString(raw).frames for raw in asyncio.run(gather())]
+    if batches:
+        first = [frame.call for frame in batches[0]]
+        assert first == [*range(101, 101 + len(small_sizes)), *range(1, len(larges) + 1)[:4]]
+    assembly = Assembly(8 * PART_BYTES)
+    whole: dict[int, bytes] = {}
+    for frame in (frame for batch in batches for frame in batch):
+        if frame.kind == PART:
+            assembly.add(frame.call, frame.payload)
+        else:
+            whole[frame.call] = assembly.whole(frame.call, frame.payload)
+    assert not assembly.parts
+    assert [whole[number] for number in range(1, len(larges) + 1)] == larges
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [(number, 1) for number in range(LARGE_AT_ONCE + 1)],
+        [(1, 500), (1, 501)],
+    ],
+)
+def test_more_of_large_payloads_than_is_allowed_is_refused(parts: list[tuple[int, int]]) -> None:
+    assembly = Assembly(1000)
+    for number, size in parts[:-1]:
+        assembly.add(number, bytes(size))
+    with pytest.raises(RelayProtocolError):
+        assembly.add(parts[-1][0], bytes(parts[-1][1]))
+
+
+class Recording:
+    """Where a writer writes."""
+
+    def __init__(self) -> None:
+        self.batches: list[bytes] = []
+
+    async def write(self, raw: bytes) -> None:
+        self.batches.append(raw)
+
+
+def recording() -> tuple[FrameWriter, Recording]:
+    return FrameWriter(RelayRequest, SystemClock(), SETTINGS), Recording()
 
 
 async def timed(writer: FrameWriter, bursts: list[tuple[float, int]]) -> list[tuple[float, int]]:
@@ -213,13 +293,40 @@ async def test_a_batch_that_was_not_written_is_given_back_with_what_came_after()
         raise NotWritten
 
     writer = FrameWriter(RelayRequest, SystemClock(), SETTINGS)
-    for size in (10, 2 << 20, 20):
-        writer.frame(size)(call=size, kind=DATA, payload=bytes(size))
+    writer.frame(10)(call=1, kind=DATA, payload=b"first")
+    writer.send_large(2, OPEN, b"n" * (PART_BYTES + 1), RelayOpen(method="large"))
+    writer.send_large(3, OPEN, b"s" * (3 * PART_BYTES), RelayOpen(method="larger"))
     with pytest.raises(NotWritten):
         await writer.run(refuse)
-    writer.frame(30)(call=30, kind=DATA, payload=b"late")
-    assert [frame.call for frame in writer.give_up()] == [10, 2 << 20, 20, 30]
+    with pytest.raises(NotWritten):
+        await writer.run(refuse)
+    writer.frame(30)(call=4, kind=DATA, payload=b"late")
+    given_back = [(frame.call, frame.open.method, len(frame.payload)) for frame in writer.give_up()]
+    assert given_back == [
+        (1, "", 5),
+        (4, "", 4),
+        (2, "large", PART_BYTES + 1),
+        (3, "larger", 3 * PART_BYTES),
+    ]
     assert list(writer.give_up()) == []
+
+
+@pytest.mark.anyio
+async def test_a_large_payload_whose_last_part_was_not_written_is_given_back_whole() -> None:
+    written: list[bytes] = []
+
+    async def write_once(raw: bytes) -> None:
+        if written:
+            raise NotWritten
+        written.append(raw)
+
+    writer = FrameWriter(RelayRequest, SystemClock(), SETTINGS)
+    payload = b"n" * PART_BYTES + b"m"
+    writer.send_large(2, OPEN, payload, RelayOpen(method="large"))
+    with pytest.raises(NotWritten):
+        await writer.run(write_once)
+    (frame,) = writer.give_up()
+    assert (frame.kind, frame.payload, frame.open.method) == (OPEN, payload, "large")
 
 
 @pytest.mark.anyio
@@ -231,8 +338,8 @@ async def test_senders_wait_while_the_peer_takes_nothing() -> None:
 
     writer = FrameWriter(RelayRequest, SystemClock(), SETTINGS)
     writing = asyncio.create_task(writer.run(write))
-    for _ in range(10):
-        writer.frame(1 << 20)(call=1, kind=DATA, payload=bytes(1 << 20))
+    for _ in range(100):
+        writer.frame(100_000)(call=1, kind=DATA, payload=bytes(100_000))
     assert writer.crowded
     waiting = asyncio.create_task(writer.room())
     await asyncio.sleep(0.01)

@@ -40,6 +40,8 @@ class _RelayFrameKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RelayF
     """The calling side has lost interest."""
     RELAY_FRAME_KIND_DRAIN: _RelayFrameKind.ValueType  # 6
     """The serving side takes no new calls on this stream; those under way go on. `call` is 0."""
+    RELAY_FRAME_KIND_PART: _RelayFrameKind.ValueType  # 7
+    """A piece of a payload that is too large for one frame: the call's next OPEN, DATA or END brings its last."""
 
 class RelayFrameKind(_RelayFrameKind, metaclass=_RelayFrameKindEnumTypeWrapper):
     """What a frame means."""
@@ -58,6 +60,8 @@ RELAY_FRAME_KIND_CANCEL: RelayFrameKind.ValueType  # 5
 """The calling side has lost interest."""
 RELAY_FRAME_KIND_DRAIN: RelayFrameKind.ValueType  # 6
 """The serving side takes no new calls on this stream; those under way go on. `call` is 0."""
+RELAY_FRAME_KIND_PART: RelayFrameKind.ValueType  # 7
+"""A piece of a payload that is too large for one frame: the call's next OPEN, DATA or END brings its last."""
 Global___RelayFrameKind: _TypeAlias = RelayFrameKind  # noqa: Y015
 
 @_typing.final
@@ -125,7 +129,9 @@ class RelayFrame(_message.Message):
     kind: Global___RelayFrameKind.ValueType
     """What the frame is."""
     payload: _builtins.bytes
-    """OPEN and DATA: a serialised message of the method. END: the last one, unless it is empty."""
+    """OPEN and DATA: a serialised message of the method. END: the last one, unless it is empty. PART: a piece of
+    one; the pieces before and the frame that ends them make up the message.
+    """
     credit_bytes: _builtins.int
     """CREDIT: how many more bytes the peer may send on this call. A payload costs its length and 32 bytes, and
     may be sent while any credit is left.
