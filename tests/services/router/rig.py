@@ -128,11 +128,14 @@ class FakeUsage(usage_service_pb2_grpc.UsageServiceServicer):
 
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
+        self.away = False
         self.changed = asyncio.Event()
 
     async def RecordUsage(  # noqa: N802
         self, request: usage_service_pb2.RecordUsageRequest, context: Context
     ) -> usage_service_pb2.RecordUsageResponse:
+        if self.away:
+            raise GatewayError(error_pb2.ERROR_REASON_STORE_UNAVAILABLE, "away")
         new = [r for r in request.records if r.attempt_id not in self.records]
         self.records.update((record.attempt_id, record) for record in new)
         self.changed.set()

@@ -3,7 +3,9 @@ refused.
 """
 
 import asyncio
+import itertools
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,28 @@ async def test_the_next_deployment_takes_over_unseen(tmp_path: Path) -> None:
                 assert failed.request_id == served.request_id
                 assert (failed.attempt_number, served.attempt_number) == (1, 2)
                 assert (outcome(failed), outcome(served)) == ("FAILED", "COMPLETED")
+
+
+async def test_a_failing_and_stalling_provider_is_not_the_callers_problem(tmp_path: Path) -> None:
+    """Three in ten fail, one in ten stalls: every call is answered, every attempt accounted."""
+    async with FakeProvider() as one, FakeProvider() as two:
+        fates = [Reply(status=500)] * 3 + [Reply(fault=Fault.HANG, fault_after=1)] + [Reply()] * 6
+        turns = itertools.cycle(fates)
+        one.choose = lambda _: next(turns)
+        settings = settings_in(
+            tmp_path, provider("a", one), provider("b", two), stall_timeout_s=0.3
+        )
+        wishes = chat_pb2.RoutingPreferences(fallback_models=["b/m"])
+        async with running(settings, PRICED) as rig:
+            for _ in range(10):
+                answers = await asyncio.gather(
+                    *(rig.chat(hello(stream=True), routing=wishes) for _ in range(20))
+                )
+                assert [said.text for said in answers if said.error is None] == [TEXT] * 20
+            assert len(one.chats) == 200
+            assert len(two.chats) == 80
+            records = await rig.records(280)
+            assert Counter(map(outcome, records)) == {"COMPLETED": 200, "FAILED": 80}
 
 
 async def test_a_broken_request_is_not_tried_elsewhere(tmp_path: Path) -> None:

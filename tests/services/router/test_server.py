@@ -338,6 +338,29 @@ async def test_until_auth_and_prices_are_heard_the_router_is_not_ready(tmp_path:
     assert not ready.is_set()
 
 
+async def test_a_full_journal_refuses_calls_until_usage_takes_its_records(tmp_path: Path) -> None:
+    async with FakeProvider() as fake:
+        settings = settings_in(tmp_path, provider("a", fake), journal_bytes_max=64 * 1024)
+        async with running(settings, PRICED) as rig:
+            rig.usage.away = True
+            answered = 0
+            while (said := await rig.chat(hello())).error is None:
+                answered += 1
+            assert said.reason == "journal_full"
+            assert (answered, answered) > (20, len(fake.chats) - 1)
+            assert rig.usage.records == {}
+            rig.usage.away = False
+            assert len(await rig.records(answered)) == answered
+            await until(lambda: not journal_grows(tmp_path))
+            assert (await rig.chat(hello())).error is None
+
+
+def journal_grows(directory: Path) -> bool:
+    """Whether finals lie in the journal that are not acknowledged, by its size."""
+    files = [path for path in (directory / "journal").rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files) > 48 * 1024
+
+
 CHILD = """
 import asyncio, sys
 from pathlib import Path
