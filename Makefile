@@ -33,8 +33,10 @@ $(TEST_STAMP): $(STAMP) tools/setup-tests requirements-sdist.lock tests/e2e/node
 	@sh tools/setup-tests
 	@touch $@
 
+# What drives whole gateways runs alone: it watches deadlines.
 test: setup lint $(TEST_STAMP)
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadfile --ignore tests/e2e $(ARGS)
+	@$(BIN)/pytest tests/e2e $(ARGS)
 
 gen: setup
 	@$(BIN)/python tools/gen.py
