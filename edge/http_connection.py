@@ -14,7 +14,7 @@ from typing import Final, Protocol, cast
 import httptools
 
 from edge import http_head
-from edge.http import Application, HttpRefusalError, Request, Response
+from edge.http import Application, Handling, HttpRefusalError, Request, Response
 from edge.http_exchange import Exchange, too_large
 from onegate.common.v1 import error_pb2
 from runtime.config import EdgeSettings
@@ -336,7 +336,11 @@ class Connection(asyncio.Protocol):
         exchange.received_s = self._server.monotonic()
         application = self._server.application
         request = cast("Request", exchange)
-        opened = application.open(request)
+        opened: Response | Handling
+        try:
+            opened = application.open(request)
+        except Exception as defect:  # noqa: BLE001 - as a task's: it costs its request, no more
+            opened = application.failed(request, defect)
         length = exchange.content_length
         if not isinstance(opened, Response):
             if length is None or length <= exchange.body_bytes_max:

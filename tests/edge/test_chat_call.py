@@ -172,6 +172,24 @@ async def test_typed_answers_and_streams_are_what_openais_description_says(
         assert "usage" not in json.loads(events((await asked(stage, stream=True)).body)[-2])
 
 
+async def test_the_gateway_tells_the_usage_of_a_native_stream_whose_provider_does_not(
+    tmp_path: Path,
+) -> None:
+    async def script(call: ServerCall, _request: chat_pb2.ChatRequest) -> None:
+        await send(call, Event(served=SERVED), Event(native=chunk("Hi", '"stop"')))
+        metered = chat_pb2.Metered(tokens=METERED.tokens, cost_nano_usd=5, usage_missing=True)
+        await send(call, Event(metered=metered))
+
+    async with staged(tmp_path) as stage:
+        stage.router.script = script
+        answer = await asked(stage, stream=True, stream_options={"include_usage": True})
+        first, usage, done = events(answer.body)
+        assert json.loads(usage)["id"] == json.loads(first)["id"]
+        assert json.loads(usage)["usage"]["cost"] == 0.000000005
+        assert done == b"[DONE]"
+        assert len(events((await asked(stage, stream=True)).body)) == 2
+
+
 async def test_a_typed_form_that_cannot_be_made_is_the_callers_fault(tmp_path: Path) -> None:
     part = {"type": "input_audio", "input_audio": {"data": "no base64", "format": "wav"}}
     async with staged(tmp_path) as stage:

@@ -439,6 +439,17 @@ async def test_a_handler_without_an_answer_is_cut() -> None:
         await until(lambda: site.show.finished_requests == [(b"/silent", 499, 0)])
 
 
+async def test_an_application_that_breaks_over_a_head_answers_500_and_goes_on() -> None:
+    async with serving() as site:
+        client = await site.connect()
+        await client.send(get("/wait") + post("/defect", b"x") + get("/sync"))
+        await until(lambda: site.show.running == 1)
+        site.show.release.set()
+        statuses = [(await client.answer()).status for _ in range(3)]
+        assert statuses == [200, 500, 200]
+        assert [str(defect) for defect in site.show.defects] == ["a defect before the handler"]
+
+
 async def test_one_client_too_many_is_told_so() -> None:
     async with serving(connections_max=2) as site:
         clients = [await site.connect() for _ in range(2)]

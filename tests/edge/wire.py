@@ -104,6 +104,8 @@ class Show:
         match request.path:
             case b"/sync":
                 return Response(200, TEXT, b"at once")
+            case b"/defect":
+                raise RuntimeError("a defect before the handler")
             case b"/denied":
                 return Response(401, TEXT, b"no")
             case b"/small":

@@ -257,3 +257,13 @@ def test_a_stream_is_what_openais_description_says(legacy: bool) -> None:
     )
     assert stream_faults(raw + stream.usage(METERED) + DONE) == []
     assert stream_faults(raw) != []
+
+
+def test_usage_may_follow_chunks_that_came_natively() -> None:
+    first = b'data: {"id":"a","created":1,"model":"x","choices":[]}\n\n'
+    last = b'data: {"id":"b","created":2,"model":"y","choices":[]}\n\n'
+    frame = AnswerFrame(id="c", created_unix_s=7, model="openai/m", stream_usage=True)
+    made = read(ChunkEncoder.after(first + last, frame).usage(METERED))
+    assert (made["id"], made["created"], made["model"]) == ("b", 2, "y")
+    assert made["choices"] == []
+    assert made["usage"]["total_tokens"] == 150
