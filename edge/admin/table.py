@@ -2,7 +2,12 @@
 
 from typing import Final
 
-from edge.admin import keys, projects
+from edge.admin import keys, policies, projects, service_accounts
 from edge.admin.route import AnyRoute
 
-ROUTES: Final[tuple[AnyRoute, ...]] = (*projects.ROUTES, *keys.ROUTES)
+ROUTES: Final[tuple[AnyRoute, ...]] = (
+    *projects.ROUTES,
+    *keys.ROUTES,
+    *service_accounts.ROUTES,
+    *policies.ROUTES,
+)

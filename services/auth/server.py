@@ -11,8 +11,6 @@ from typing import Final
 from onegate.auth.v1 import (
     grant_service_pb2,
     grant_service_pb2_grpc,
-    key_service_pb2_grpc,
-    project_service_pb2_grpc,
 )
 from onegate.common.v1 import error_pb2
 from runtime import apikeys
@@ -25,8 +23,7 @@ from runtime.secrets import FileSecrets, Secret
 from services.auth import keys
 from services.auth.administration import Administration, Context
 from services.auth.bootstrap import ensure_organization
-from services.auth.desks.keys import KeyService
-from services.auth.desks.projects import ProjectService
+from services.auth.desks.table import DESKS
 from services.auth.identity import Identity, open_identity
 from services.auth.watch import Feed
 
@@ -106,11 +103,8 @@ def _metrics(feed: Feed) -> Metrics:
 def serve(identity: Identity, feed: Feed, operator_token: Secret, server: RpcServer) -> RpcServer:
     """The server with auth's services added."""
     administration = Administration(identity, operator_token, feed)
-    server.add(key_service_pb2_grpc.add_KeyServiceServicer_to_server, KeyService(administration))
-    server.add(
-        project_service_pb2_grpc.add_ProjectServiceServicer_to_server,
-        ProjectService(administration),
-    )
+    for add, desk in DESKS:
+        server.add(add, desk(administration))
     server.add(
         grant_service_pb2_grpc.add_GrantServiceServicer_to_server, GrantService(identity, feed)
     )

@@ -200,3 +200,89 @@ def test_a_route_that_is_not_there_is_said_in_openais_shape(gateway: Gateway) ->
     assert http(gateway, "GET", "/organization/nothing")[0] == 404
     status, answer = http(gateway, "DELETE", "/organization/projects")
     assert (status, answer["error"]["code"]) == (405, "method_not_allowed")
+
+
+def test_a_service_account_brings_a_key_and_takes_it_away(
+    organization: Organization, gateway: Gateway, project_id: str
+) -> None:
+    accounts = organization.projects.service_accounts
+    made = accounts.create(project_id, name="bot", expires_in_seconds=60)
+    assert (made.role, made.api_key is not None) == ("member", True)
+    assert made.api_key is not None
+    assert chat_status(gateway, made.api_key.value) == "ok"
+    key = organization.projects.api_keys.retrieve(made.api_key.id, project_id=project_id)
+    assert key.owner.service_account is not None
+    assert key.owner.service_account.id == made.id
+    second = accounts.api_keys.create(made.id, project_id=project_id, name="second")
+    assert chat_status(gateway, second.value) == "ok"
+    changed = accounts.update(made.id, project_id=project_id, name="robot", role="owner")
+    assert changed == accounts.retrieve(made.id, project_id=project_id)
+    assert (changed.name, changed.role) == ("robot", "owner")
+    bare = accounts.create(project_id, name="bare", create_service_account_only=True)
+    assert (bare.role, bare.api_key) == ("none", None)
+    assert [row.id for row in accounts.list(project_id, limit=1)] == [bare.id, made.id]
+    assert accounts.delete(made.id, project_id=project_id).deleted
+    for value in (made.api_key.value, second.value):
+        assert chat_status(gateway, value) == "invalid_api_key"
+    with pytest.raises(openai.NotFoundError):
+        accounts.retrieve(made.id, project_id=project_id)
+
+
+def test_a_projects_models_are_narrowed_and_widened_for_its_keys(
+    organization: Organization, gateway: Gateway, project_id: str
+) -> None:
+    account = organization.projects.service_accounts.create(project_id, name="bot")
+    assert account.api_key is not None
+    key = account.api_key.value
+    assert chat_status(gateway, key) == "ok"
+    models = organization.projects.model_permissions
+    set_to = models.update(project_id, mode="allow_list", model_ids=["openai/*"])
+    assert set_to.to_dict()["model_ids"] == ["openai/*"]
+    assert models.retrieve(project_id) == set_to
+    wait_until(lambda: chat_status(gateway, key) == "model_forbidden", 1.0, "the narrowing")
+    models.update(project_id, mode="allow_list", model_ids=["echo"])
+    wait_until(lambda: chat_status(gateway, key) == "ok", 1.0, "the widening by a bare name")
+    models.update(project_id, mode="deny_list", model_ids=["demo/*"])
+    wait_until(lambda: chat_status(gateway, key) == "model_forbidden", 1.0, "the denial")
+    models.update(project_id, mode="allow_list", model_ids=[])
+    assert chat_status(gateway, key) == "model_forbidden"
+    assert models.delete(project_id).deleted
+    wait_until(lambda: chat_status(gateway, key) == "ok", 1.0, "the freedom")
+
+
+def test_a_projects_rate_limit_holds_for_all_its_keys_together(
+    organization: Organization, gateway: Gateway, project_id: str
+) -> None:
+    accounts = organization.projects.service_accounts
+    values = [accounts.create(project_id, name=name).api_key for name in ("a", "b")]
+    one, two = [key.value for key in values if key is not None]
+    limits = organization.projects.rate_limits
+    set_to = limits.update_rate_limit(
+        "rl-demo/*", project_id=project_id, max_requests_per_1_minute=2
+    )
+    assert (set_to.id, set_to.model, set_to.max_requests_per_1_minute) == (
+        "rl-demo/*",
+        "demo/*",
+        2,
+    )
+    assert [limit.id for limit in limits.list_rate_limits(project_id)] == ["rl-demo/*"]
+    assert [chat_status(gateway, key) for key in (one, two)] == ["ok", "ok"]
+    assert [chat_status(gateway, key) for key in (one, two)] == ["rate_limit_exceeded"] * 2
+    limits.update_rate_limit("rl-*", project_id=project_id, max_requests_per_1_day=0)
+    listed = limits.list_rate_limits(project_id, limit=1)
+    assert [limit.id for limit in listed] == ["rl-*", "rl-demo/*"]
+    with pytest.raises(openai.NotFoundError):
+        limits.update_rate_limit("gpt-5", project_id=project_id, max_requests_per_1_minute=2)
+
+
+def test_data_retention_is_kept_for_the_organisation_and_its_projects(
+    organization: Organization, project_id: str
+) -> None:
+    changed = organization.data_retention.update(retention_type="zero_data_retention")
+    assert organization.data_retention.retrieve() == changed
+    own = organization.projects.data_retention
+    assert own.retrieve(project_id).type == "organization_default"
+    own.update(project_id, retention_type="enhanced_zero_data_retention")
+    assert own.retrieve(project_id).type == "enhanced_zero_data_retention"
+    with pytest.raises(openai.BadRequestError):
+        own.update(project_id, retention_type="forever")  # type: ignore[arg-type]
