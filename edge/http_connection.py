@@ -13,9 +13,9 @@ from typing import Final, Protocol, cast
 
 import httptools
 
-from edge import http_head
 from edge.http import Application, Handling, HttpRefusalError, Request, Response
 from edge.http_exchange import Exchange, too_large
+from edge.http_head import Head, origin_form
 from onegate.common.v1 import error_pb2
 from runtime.config import EdgeSettings
 from runtime.errors import GatewayError
@@ -67,18 +67,13 @@ class Connection(asyncio.Protocol):
         "_deaf",
         "_feeding",
         "_flushed",
-        "_head_began",
-        "_head_fed",
-        "_headers",
-        "_in_head",
-        "_lines",
+        "_head",
         "_lingering",
         "_parser",
         "_progress_s",
         "_refusal",
         "_resuming",
         "_server",
-        "_target",
         "_transport",
         "_upgrading",
         "_writable",
@@ -107,12 +102,7 @@ class Connection(asyncio.Protocol):
         self._written = 0
         self._flushed = 0
         self._progress_s = server.now_s
-        self._target = b""
-        self._lines: list[tuple[bytes, bytes]] = []
-        self._headers: dict[bytes, bytes] = {}
-        self._in_head = False
-        self._head_began = False
-        self._head_fed = 0
+        self._head = Head(server.settings.head_bytes_max, server.settings.headers_max)
         self._chunk_bytes = 0
         self._feeding = False
         self._deaf = False
@@ -155,8 +145,8 @@ class Connection(asyncio.Protocol):
             self._malformed(str(exc))
         finally:
             self._feeding = False
-        if self._in_head:
-            self._limit_head()
+        if self._head.open and (refusal := self._head.fed(len(data))) is not None:
+            self._refuse(refusal)
         if self._answered is not None and self.current is not None:
             answered, self._answered = self._answered, None
             self._answer(self.current, answered)
@@ -196,36 +186,25 @@ class Connection(asyncio.Protocol):
             raise _StopError
         if self._resuming:
             return
-        self._in_head = self._head_began = True
-        self._head_fed = 0
-        self._target = b""
-        self._lines = []
+        self._head.begin()
         self.deadline_s = self._server.now_s + self._server.settings.head_timeout_s
 
     def on_url(self, piece: bytes) -> None:
         """A piece of the target."""
         if not self._resuming:
-            self._target += piece
+            self._head.target += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header; a trailer is not kept."""
-        if self._in_head:
-            self._lines.append((name, value))
+        """One header, or a trailer."""
+        self._head.add(name, value)
 
     def on_headers_complete(self) -> None:
         """The head is complete."""
         if self._resuming:
             return
-        self._in_head = False
-        parser, settings = self._parser, self._server.settings
-        if self._head_fed + self._chunk_bytes > settings.head_bytes_max:
-            self._measure_head()
-        if len(self._lines) > settings.headers_max:
-            self._refuse(HttpRefusalError(431, f"More than {settings.headers_max} headers came."))
-            raise _StopError
+        parser = self._parser
         method, version = parser.get_method().decode("ascii"), parser.get_http_version()
-        headers = self._headers = http_head.collected(self._lines)
-        refusal = http_head.refusal(version, method, self._target, headers)
+        refusal = self._head.complete(version, method, self._chunk_bytes)
         if refusal is not None:
             self._refuse(refusal)
             raise _StopError
@@ -263,8 +242,8 @@ class Connection(asyncio.Protocol):
     # Reading.
 
     def _exchange(self, method: str) -> Exchange:
-        headers = self._headers
-        exchange = Exchange(self, method, http_head.origin_form(self._target), headers)
+        headers = self._head.headers
+        exchange = Exchange(self, method, origin_form(self._head.target), headers)
         exchange.keep_alive = self._parser.should_keep_alive()
         exchange.expects = b"expect" in headers
         exchange.body_bytes_max = self._server.settings.body_bytes_max
@@ -279,28 +258,6 @@ class Connection(asyncio.Protocol):
         """The body's time begins."""
         exchange.body_began_s = self._server.now_s
         self.deadline_s = self._server.now_s + self._server.settings.body_timeout_s
-
-    def _measure_head(self) -> None:
-        """Refuses a head that is too large, once it is complete."""
-        size = len(self._target) + sum(len(name) + len(value) + 4 for name, value in self._lines)
-        if size > self._server.settings.head_bytes_max:
-            self._refuse(self._head_too_large())
-            raise _StopError
-
-    def _limit_head(self) -> None:
-        """Refuses a head that goes on without an end; llhttp holds it back."""
-        if self._head_began:
-            # How much of these bytes belongs to the head is not known; it is less than one read.
-            self._head_began = False
-            return
-        self._head_fed += self._chunk_bytes
-        if self._head_fed > self._server.settings.head_bytes_max:
-            self._refuse(self._head_too_large())
-
-    def _head_too_large(self) -> GatewayError:
-        return HttpRefusalError(
-            431, f"The head is larger than {self._server.settings.head_bytes_max} bytes."
-        )
 
     def _malformed(self, why: str) -> None:
         """What came is not HTTP: nothing after it can be trusted."""
@@ -318,7 +275,7 @@ class Connection(asyncio.Protocol):
         self._upgrading = False
         self._resuming = True
         self._parser = httptools.HttpRequestParser(self)
-        headers = self._headers
+        headers = self._head.headers
         framing = [
             b"%b: %b\r\n" % (name, headers[name])
             for name in (b"content-length", b"transfer-encoding")
@@ -415,7 +372,7 @@ class Connection(asyncio.Protocol):
         """Nothing is going on: the client may come with another request for a while."""
         if not self._deaf:
             self._listen()
-            if not self._in_head:
+            if not self._head.open:
                 self.deadline_s = self._server.now_s + self._server.settings.keepalive_timeout_s
 
     def _listen(self) -> None:
@@ -423,7 +380,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._transport.is_reading():
             return
         self._transport.resume_reading()
-        if self._in_head:
+        if self._head.open:
             self.deadline_s = self._server.now_s + self._server.settings.head_timeout_s
         elif self.reading is not None:
             self._await_body(self.reading)
@@ -436,7 +393,7 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: GatewayError) -> None:
         """The connection ends with an error, after the requests that came before it."""
         self._deaf = True
-        self._in_head = False
+        self._head.open = False
         self._refusal = error
         if self.current is None:
             self._write_refusal(error)
@@ -461,7 +418,7 @@ class Connection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """Whether a request is being read or answered."""
-        return self.current is not None or self.reading is not None or self._in_head
+        return self.current is not None or self.reading is not None or self._head.open
 
     def close(self) -> None:
         """Ends the connection once what is written has been taken."""
@@ -531,7 +488,7 @@ class Connection(asyncio.Protocol):
         elif self.reading is not None:
             self._deaf = True
             self.reading.fail(_timeout("body", self._server.settings.body_timeout_s))
-        elif self._in_head:
+        elif self._head.open:
             self._refuse(_timeout("head", self._server.settings.head_timeout_s))
         else:
             self.close()

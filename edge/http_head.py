@@ -1,4 +1,4 @@
-"""What a request's head must be like, beyond what llhttp checks: pure."""
+"""A request's head as it comes in, and what it must be like beyond what llhttp checks: pure."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -9,6 +9,72 @@ from onegate.common.v1 import error_pb2
 VERSIONS: Final = ("1.1", "1.0")
 
 _HOST_FORBIDDEN: Final = frozenset(b"/?#@\\ ,")
+
+
+class Head:
+    """Collects the pieces of a head and holds them to their limits.
+
+    llhttp gives a header only when it is complete, so that one without an end is seen by what was
+    fed and led to nothing.
+    """
+
+    __slots__ = (
+        "_began",
+        "_bytes_max",
+        "_fed",
+        "_lines",
+        "_lines_max",
+        "headers",
+        "open",
+        "target",
+    )
+
+    def __init__(self, bytes_max: int, lines_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._lines_max = lines_max
+        self._lines: list[tuple[bytes, bytes]] = []
+        self._fed = 0
+        self._began = False
+        self.open = False
+        """A head has begun and is not complete."""
+        self.target = b""
+        self.headers: dict[bytes, bytes] = {}
+
+    def begin(self) -> None:
+        """The first byte of a head."""
+        self.open = self._began = True
+        self._fed = 0
+        self.target = b""
+        self._lines = []
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """A header; a trailer is not kept."""
+        if self.open:
+            self._lines.append((name, value))
+
+    def fed(self, size: int) -> HttpRefusalError | None:
+        """So many bytes were read and the head is not complete: why it is refused, if it is."""
+        if self._began:
+            # How many of these bytes belong to the head is not known; they are one read at most.
+            self._began = False
+            return None
+        self._fed += size
+        return self._too_large() if self._fed > self._bytes_max else None
+
+    def complete(self, version: str, method: str, size: int) -> HttpRefusalError | None:
+        """The head is complete: why it is refused, if it is. ``size`` is that of the last read."""
+        self.open = False
+        if self._fed + size > self._bytes_max:
+            lines = sum(len(name) + len(value) + 4 for name, value in self._lines)
+            if len(self.target) + lines > self._bytes_max:
+                return self._too_large()
+        if len(self._lines) > self._lines_max:
+            return HttpRefusalError(431, f"More than {self._lines_max} headers came.")
+        self.headers = collected(self._lines)
+        return refusal(version, method, self.target, self.headers)
+
+    def _too_large(self) -> HttpRefusalError:
+        return HttpRefusalError(431, f"The head is larger than {self._bytes_max} bytes.")
 
 
 def refusal(
