@@ -7,15 +7,22 @@ sent, it said no, or it began a stream and broke it off before any content.
 """
 
 import enum
-from typing import Final
+from typing import Final, Protocol
 
 from onegate.common.v1 import error_pb2
-from runtime.clock import Entropy
 from runtime.errors import GatewayError
 
 BACKOFF_S: Final = 0.25
 """The longest pause before the first retry of a deployment; twice as long each time after."""
 BACKOFF_MAX_S: Final = 2.0
+
+
+class RandomBytes(Protocol):
+    """Where jitter comes from: any ``runtime.clock.Entropy``."""
+
+    def bytes(self, count: int) -> bytes:
+        """``count`` bytes that nobody can foresee."""
+        ...
 
 
 class Step(enum.Enum):
@@ -61,7 +68,7 @@ def step_after(failure: GatewayError, *, broke_off: bool = False) -> Step:
     return Step.AGAIN if refused or (broke_off and not silent) else step
 
 
-def pause_s(retry: int, entropy: Entropy) -> float:
+def pause_s(retry: int, entropy: RandomBytes) -> float:
     """How long to wait before the n-th retry (from 1) of a deployment: full jitter
     (https://aws.amazon.com/builders-library/timeouts-retries-and-backoff-with-jitter/).
     """
