@@ -34,6 +34,7 @@ from runtime.relay_frames import (
     Frame,
 )
 from runtime.relay_stream import Assembly, DeadlineWatch, Leg, RelayProtocolError
+from runtime.relay_targets import FOLLOW_INTERVAL_S, Lookup, Targets, look_up
 from runtime.relay_writer import FrameWriter, NotWritten
 from runtime.rpc import channel
 from runtime.rpc_server import RELAY_LOOKAHEAD_BYTES
@@ -115,16 +116,18 @@ class RelayPool:
         settings: RpcSettings,
         clock: Clock,
         entropy: Entropy | None = None,
+        lookup: Lookup = look_up,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.entropy = entropy or SystemEntropy()
-        self._targets = tuple(targets)
+        self._targets = Targets(targets, lookup)
         self._calls_max = settings.calls_max
         self._queue_bytes_max = QUEUED_MESSAGES_MAX * settings.message_bytes_max
         self._ready: list[_Stream] = []
         self._turn = 0
-        self._links: list[asyncio.Task[None]] = []
+        self._following: asyncio.Task[None] | None = None
+        self._links: dict[str, asyncio.Task[None]] = {}
         self._streams: dict[asyncio.Task[None], _Stream] = {}
 
     @property
@@ -139,18 +142,31 @@ class RelayPool:
 
     async def start(self) -> None:
         """Begins to connect to every target, and to keep at it; does not wait for any."""
-        self._links = [
-            asyncio.create_task(self._keep(target), name=f"relay to {target}")
-            for target in self._targets
-        ]
+        self._link()
+        if self._targets.change:
+            self._following = asyncio.create_task(self._follow(), name="relay targets")
+
+    def _link(self) -> None:
+        """Keeps a stream to every address that has none."""
+        for address in self._targets.addresses - self._links.keys():
+            link = asyncio.create_task(self._keep(address), name=f"relay to {address}")
+            self._links[address] = link
+
+    async def _follow(self) -> None:
+        """Looks up again and again what the targets' names stand for."""
+        while True:
+            await self._targets.refresh()
+            self._link()
+            await self.clock.sleep(FOLLOW_INTERVAL_S)
 
     async def close(self) -> None:
         """Ends every call with CANCELLED and every stream, in good order where the target still
         answers.
         """
         self._ready.clear()
-        for link in self._links:
-            link.cancel()
+        keepers = [*self._links.values(), *filter(None, [self._following])]
+        for keeper in keepers:
+            keeper.cancel()
         for task, stream in self._streams.items():
             stream.abandon()
             if not stream.connected:
@@ -160,7 +176,7 @@ class RelayPool:
             await asyncio.wait(streams, timeout=CLOSE_TIMEOUT_S)
         for task in streams:
             task.cancel()
-        await asyncio.gather(*self._links, *streams, return_exceptions=True)
+        await asyncio.gather(*keepers, *streams, return_exceptions=True)
 
     def call(
         self, method: str, payload: bytes, *, metadata: Mapping[str, str], timeout_s: float
@@ -236,13 +252,15 @@ class RelayPool:
         if stream in self._ready:
             self._ready.remove(stream)
 
-    async def _keep(self, target: str) -> None:
-        """Keeps one stream to a target that takes calls, as far as the target lets it."""
+    async def _keep(self, address: str) -> None:
+        """Keeps one stream to an address that takes calls, for as long as a target stands for it
+        or the stream lives.
+        """
         pause_s = BACKOFF_FIRST_S
-        while True:
+        while address in self._targets.addresses:
             began_s = self.clock.monotonic()
-            stream = _Stream(self, target)
-            task = asyncio.create_task(stream.run(), name=f"relay stream to {target}")
+            stream = _Stream(self, address)
+            task = asyncio.create_task(stream.run(), name=f"relay stream to {address}")
             self._streams[task] = stream
             task.add_done_callback(self._streams.pop)
             await stream.over.wait()
@@ -250,6 +268,7 @@ class RelayPool:
                 pause_s = BACKOFF_FIRST_S
             await self.clock.sleep(pause_s * (0.5 + self.entropy.bytes(1)[0] / 510))
             pause_s = min(2 * pause_s, BACKOFF_MAX_S)
+        del self._links[address]
 
 
 class _Stream:

@@ -71,6 +71,9 @@ SERVER_OPTIONS: Final[tuple[tuple[str, str | int], ...]] = (
     ("grpc.so_reuseport", 0),
 )
 
+LIVENESS: Final = "liveness"
+"""A health check of this name asks whether the process runs at all, not whether it can serve."""
+
 CUT_TIMEOUT_S: Final = 5.0
 """How long handlers may clean up after the grace period has cut them."""
 
@@ -181,7 +184,7 @@ class RpcServer:
 
     def set_serving(self, serving: bool) -> None:
         """Whether health checks of the server and each of its services say SERVING; they do from
-        the start.
+        the start. One of ``liveness`` always does.
         """
         self._serving = serving
         if self._server is not None:
@@ -192,6 +195,7 @@ class RpcServer:
         state = status.SERVING if self._serving else status.NOT_SERVING
         for service in ("", *self._services):
             await self._health.set(service, state)
+        await self._health.set(LIVENESS, status.SERVING)
 
     async def stop(self, grace_s: float) -> None:
         """Takes no new connections, RPCs or calls; gives those under way ``grace_s`` seconds,

@@ -264,6 +264,7 @@ async def test_health_speaks_for_the_server_and_each_service(tmp_path: Path) -> 
         server.set_serving(False)
         for service in ("", SERVICE):
             assert await health(link, service) == "NOT_SERVING"
+        assert await health(link, "liveness") == "SERVING"
         server.set_serving(True)
         assert await health(link) == "SERVING"
         with pytest.raises(grpc.aio.AioRpcError) as caught:
