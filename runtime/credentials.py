@@ -24,6 +24,8 @@ WELL_KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     # https://docs.aws.amazon.com/bedrock/latest/userguide/api-keys-use.html and
     # https://docs.aws.amazon.com/sdkref/latest/guide/feature-static-credentials.html
     "bedrock": ("AWS_BEARER_TOKEN_BEDROCK", "AWS_ACCESS_KEY_ID"),
+    # https://docs.cohere.com/docs/get-started-installation
+    "cohere": ("CO_API_KEY", "COHERE_API_KEY"),
     # https://api-docs.deepseek.com
     "deepseek": ("DEEPSEEK_API_KEY",),
     # https://docs.x.ai/docs/tutorial

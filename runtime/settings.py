@@ -20,6 +20,7 @@ KINDS: Final = (
     "anthropic",
     "gemini",
     "bedrock",
+    "cohere",
     "azure",
     "deepseek",
     "xai",
@@ -87,6 +88,7 @@ class RouterSettings:
     usage: str = field(default="", metadata=ruled(rules.target))
     journal_dir: str = field(default="", metadata=ruled(rules.path))
     journal_bytes_max: int = field(default=GIB, metadata=between(64 * 1024, 1024 * GIB))
+    journal_salvage: bool = False
     name: str = field(default="router-0", metadata=ruled(rules.word))
     connect_timeout_s: float = field(default=2.0, metadata=between(0.05, 60))
     first_byte_timeout_s: float = field(default=30.0, metadata=between(0.05, 3600))

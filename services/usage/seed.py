@@ -73,6 +73,7 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "anthropic": _Kind(provider="anthropic"),
     # The source's Google also sells Claude and others on Vertex AI, which is another API.
     "gemini": _Kind(provider="google", names=("gemini-", "gemma-")),
+    "cohere": _Kind(provider="cohere"),
     # The source's names stand for the models of many regions (`regional.…`) and call none of them.
     "bedrock": _Kind(provider="aws", listed=False),
     # Azure's models are what an operator deployed. A deployment that is named as its model has

@@ -157,6 +157,8 @@ def test_a_process_that_calls_no_provider_needs_no_credential(write: Write) -> N
         ("ANTHROPIC_API_KEY", "anthropic"),
         ("GEMINI_API_KEY", "gemini"),
         ("GOOGLE_API_KEY", "gemini"),
+        ("CO_API_KEY", "cohere"),
+        ("COHERE_API_KEY", "cohere"),
         ("DEEPSEEK_API_KEY", "deepseek"),
         ("XAI_API_KEY", "xai"),
         ("MISTRAL_API_KEY", "mistral"),

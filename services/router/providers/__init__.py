@@ -2,7 +2,7 @@
 ``compatible.py``; a wire of its own is one module and one line here.
 """
 
-from services.router.providers import anthropic, bedrock, gemini
+from services.router.providers import anthropic, bedrock, cohere, gemini
 from services.router.providers.base import Wire
 from services.router.providers.compatible import ROWS
 from services.router.providers.openai import OpenAIWire
@@ -11,5 +11,6 @@ PROVIDERS: dict[str, Wire] = {
     **{row.kind: OpenAIWire(row) for row in ROWS},
     "anthropic": anthropic.WIRE,
     "bedrock": bedrock.WIRE,
+    "cohere": cohere.WIRE,
     "gemini": gemini.WIRE,
 }
