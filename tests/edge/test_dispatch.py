@@ -261,6 +261,14 @@ async def test_another_router_lists_the_models_when_one_is_away(tmp_path: Path) 
         assert (answer.status, code(answer)) == (503, "router_unavailable")
 
 
+async def test_a_router_that_refuses_to_list_models_is_not_asked_around(tmp_path: Path) -> None:
+    async with staged(tmp_path, routers=2) as stage:
+        for router in stage.routers:
+            router.failure = GatewayError(error_pb2.ERROR_REASON_SCOPE_MISSING, "no")
+        assert (await asked(stage, "GET /v1/models", BEARER)).status == 403
+        assert sum(len(router.metadata) for router in stage.routers) == 1
+
+
 async def test_an_endpoint_without_use_for_a_body_takes_a_small_one(tmp_path: Path) -> None:
     async with staged(tmp_path) as stage:
         assert (await asked(stage, "GET /v1/models", BEARER, body="x" * 1000)).status == 200
