@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from edge.admin import keys, policies, projects, service_accounts
+from edge.admin import audit, groups, keys, people, policies, projects, roles, service_accounts
 from edge.admin.route import AnyRoute
 
 ROUTES: Final[tuple[AnyRoute, ...]] = (
@@ -10,4 +10,8 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     *keys.ROUTES,
     *service_accounts.ROUTES,
     *policies.ROUTES,
+    *people.ROUTES,
+    *groups.ROUTES,
+    *roles.ROUTES,
+    *audit.ROUTES,
 )

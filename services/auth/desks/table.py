@@ -4,16 +4,30 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from onegate.auth.v1 import (
+    audit_service_pb2_grpc,
+    group_service_pb2_grpc,
+    invite_service_pb2_grpc,
     key_service_pb2_grpc,
+    organization_service_pb2_grpc,
+    project_group_service_pb2_grpc,
     project_policy_service_pb2_grpc,
     project_service_pb2_grpc,
+    project_user_service_pb2_grpc,
+    role_service_pb2_grpc,
     service_account_service_pb2_grpc,
+    user_service_pb2_grpc,
 )
 from services.auth.administration import Administration
+from services.auth.desks.audit import AuditService
+from services.auth.desks.groups import GroupService, ProjectGroupService
+from services.auth.desks.invites import InviteService
 from services.auth.desks.keys import KeyService
+from services.auth.desks.organizations import OrganizationService
 from services.auth.desks.project_policy import ProjectPolicyService
 from services.auth.desks.projects import ProjectService
+from services.auth.desks.roles import RoleService
 from services.auth.desks.service_accounts import ServiceAccountService
+from services.auth.desks.users import ProjectUserService, UserService
 
 DESKS: Final[tuple[tuple[Callable[[Any, Any], None], Callable[[Administration], object]], ...]] = (
     (key_service_pb2_grpc.add_KeyServiceServicer_to_server, KeyService),
@@ -26,4 +40,12 @@ DESKS: Final[tuple[tuple[Callable[[Any, Any], None], Callable[[Administration], 
         project_policy_service_pb2_grpc.add_ProjectPolicyServiceServicer_to_server,
         ProjectPolicyService,
     ),
+    (user_service_pb2_grpc.add_UserServiceServicer_to_server, UserService),
+    (project_user_service_pb2_grpc.add_ProjectUserServiceServicer_to_server, ProjectUserService),
+    (invite_service_pb2_grpc.add_InviteServiceServicer_to_server, InviteService),
+    (group_service_pb2_grpc.add_GroupServiceServicer_to_server, GroupService),
+    (project_group_service_pb2_grpc.add_ProjectGroupServiceServicer_to_server, ProjectGroupService),
+    (role_service_pb2_grpc.add_RoleServiceServicer_to_server, RoleService),
+    (organization_service_pb2_grpc.add_OrganizationServiceServicer_to_server, OrganizationService),
+    (audit_service_pb2_grpc.add_AuditServiceServicer_to_server, AuditService),
 )
