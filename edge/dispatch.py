@@ -141,6 +141,9 @@ class Dispatcher:
                 model=call.model,
                 key_id=call.grant.key_id if call.grant is not None else "",
                 bytes_out=sent,
+                client_request_id=request.headers.get(b"x-client-request-id", b"").decode(
+                    "latin-1"
+                ),
             )
         )
 

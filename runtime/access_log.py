@@ -46,6 +46,7 @@ class AccessRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         model: the model that the caller asked for.
         key_id: the public id of the key (``key_…``), never the key.
         bytes_out: the length of the answer's body.
+        client_request_id: the caller's own id of the request (``x-client-request-id``).
     """
 
     request_id: str
@@ -57,6 +58,7 @@ class AccessRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     model: str = ""
     key_id: str = ""
     bytes_out: int = 0
+    client_request_id: str = ""
 
 
 class AccessLog:
@@ -141,10 +143,12 @@ class AccessLog:
         first = "" if record.first_byte_ms is None else f" first={record.first_byte_ms:.1f}ms"
         model = f" model={self._cleaned(record.model)}" if record.model else ""
         key = f" key={self._cleaned(record.key_id)}" if record.key_id else ""
+        theirs = record.client_request_id
+        client = f" client_id={_clean(theirs[:_TEXT_CHARS_MAX])}" if theirs else ""
         return (
             f"{self._now()} ACCESS  {self._service:<8} {record.method}"
             f" {self._cleaned(record.path)} {record.status} {record.duration_ms:.1f}ms{first}"
-            f" {record.bytes_out}B id={record.request_id}{model}{key}\n"
+            f" {record.bytes_out}B id={record.request_id}{model}{key}{client}\n"
         )
 
     def _json(self, record: AccessRecord) -> str:
@@ -165,6 +169,8 @@ class AccessLog:
             content["model"] = self._cleaned(record.model)
         if record.key_id:
             content["key_id"] = self._cleaned(record.key_id)
+        if record.client_request_id:
+            content["client_request_id"] = _clean(record.client_request_id[:_TEXT_CHARS_MAX])
         return msgspec.json.encode(content).decode() + "\n"
 
     def _notice(self, count: int) -> str:
@@ -180,11 +186,16 @@ class AccessLog:
         if clean is None:
             if len(self._clean) >= _CLEAN_TEXTS_MAX:
                 self._clean.clear()
-            clean = self._clean[text] = one_line(redact(text)).replace(" ", "\\x20")
+            clean = self._clean[text] = _clean(text)
         return clean
 
     def _now(self) -> str:
         return timestamp(self._clock.now())
+
+
+def _clean(text: str) -> str:
+    """A caller's text, redacted and as one word."""
+    return one_line(redact(text)).replace(" ", "\\x20")
 
 
 class _Writer:

@@ -164,7 +164,7 @@ class Stage:
 
 @contextlib.asynccontextmanager
 async def staged(
-    directory: Path, *, routers: int = 1, rpc: RpcSettings | None = None, **edge: Any
+    directory: Path, *, routers: int = 1, access_log: bool = False, **edge: Any
 ) -> AsyncIterator[Stage]:
     """A running edge whose auth knows :data:`KEY`."""
     auth = ScriptedAuth()
@@ -177,8 +177,7 @@ async def staged(
             routers=tuple(f"unix:{directory}/{router.name}.sock" for router in scripted),
             **edge,
         ),
-        rpc=rpc or RpcSettings(),
-        telemetry=TelemetrySettings(access_log=False),
+        telemetry=TelemetrySettings(access_log=access_log),
     )
     async with AsyncExitStack() as closing:
         auth_server = await served(auth, directory)

@@ -276,6 +276,23 @@ async def test_an_endpoint_without_use_for_a_body_takes_a_small_one(tmp_path: Pa
         assert (answer.status, code(answer)) == (413, "request_too_large")
 
 
+async def test_every_call_is_one_line_in_the_access_log_and_pages_are_none(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with staged(tmp_path, access_log=True) as stage:
+        answer = await chatted(stage, BEARER, "X-Client-Request-Id: theirs")
+        await asked(stage, "GET /healthz")
+        await asked(stage, f"GET /v1/models?key={KEY}")
+    calls, models = capfd.readouterr().out.splitlines()
+    request_id = answer.headers["x-request-id"]
+    for said in ("POST /v1/chat/completions 200", f"id={request_id}", "client_id=theirs"):
+        assert said in calls
+    assert f"model={MODEL}" in calls
+    assert f"key=key_{KEY[-8:]}" in calls
+    assert "GET /v1/models 401" in models
+    assert KEY not in calls + models
+
+
 async def test_a_defect_is_a_500_that_names_the_request_and_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

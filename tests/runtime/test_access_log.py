@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -97,6 +98,24 @@ async def test_a_request_is_one_object_in_json(pipe: tuple[int, int]) -> None:
         "request_id": "r",
     }
     await log.close()
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_the_callers_own_id_is_logged_as_one_word_without_secrets(
+    pipe: tuple[int, int], log_format: str
+) -> None:
+    log = _log(pipe[1], log_format=log_format)
+    theirs = "their id\n" + "sk-og-" + "a" * 46 + "x" * 1000
+    log.add(AccessRecord(**{**_fields(RECORD), "client_request_id": theirs}))
+    (line,) = await _read_lines(pipe[0], 1)
+    assert "their\\x20id" in line.replace("\\\\", "\\")
+    assert "aaaa" not in line
+    assert len(line) < 600
+    await log.close()
+
+
+def _fields(record: AccessRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in record.__struct_fields__}
 
 
 async def test_lines_leave_within_the_interval_without_being_asked(pipe: tuple[int, int]) -> None:
