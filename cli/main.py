@@ -30,6 +30,10 @@ DataDirOption = Annotated[
     Path | None, typer.Option("--data-dir", help="Where databases, journal and sockets live.")
 ]
 
+SalvageOption = Annotated[
+    bool, typer.Option("--salvage", help="Start with a damaged journal: keep what is whole.")
+]
+
 
 @app.callback()
 def main_options(
@@ -54,6 +58,7 @@ def up_command(
         Path | None,
         typer.Option(help="On the first start, also write base_url and keys here, as JSON."),
     ] = None,
+    salvage: SalvageOption = False,
 ) -> None:
     """Run the whole gateway on this machine."""
     overrides: dict[str, object] = {
@@ -61,6 +66,7 @@ def up_command(
         "edge.port": port,
         "data_dir": _text(data_dir),
         "workers": workers,
+        "router.journal_salvage": salvage or None,
     }
     settings = load(config_file, overrides, calls_providers=True)
     arguments = [
@@ -69,6 +75,7 @@ def up_command(
         *_flag("--data-dir", data_dir),
         *_flag("--config", config_file),
         *_flag("--workers", workers),
+        *(["--salvage"] if salvage else []),
     ]
     up(settings, UpOptions(arguments=arguments, credentials_file=credentials_file))
 
@@ -81,6 +88,7 @@ def serve_command(
     data_dir: DataDirOption = None,
     config_file: ConfigOption = None,
     workers: Annotated[int | None, typer.Option(help="How many routers there are.")] = None,
+    salvage: SalvageOption = False,
     index: Annotated[int, typer.Option(help="Which of several; names the router's journal.")] = 0,
     link_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
@@ -92,6 +100,7 @@ def serve_command(
         "edge.port": port,
         "data_dir": _text(data_dir),
         "workers": workers,
+        "router.journal_salvage": salvage or None,
     }
     settings = load(config_file, overrides, calls_providers=service == "router")
     try:

@@ -77,7 +77,7 @@ class _Router:
         if settings.telemetry.metrics_address:
             page = await serve_metrics(settings.telemetry.metrics_address, metrics)
             stack.push_async_callback(page.close)
-        journal = Journal.open(own.journal_dir, own.journal_bytes_max)
+        journal = Journal.open(own.journal_dir, own.journal_bytes_max, salvage=own.journal_salvage)
         stack.callback(journal.close)
         auth, usage = channel(own.auth, settings.rpc), channel(own.usage, settings.rpc)
         stack.push_async_callback(auth.close)
