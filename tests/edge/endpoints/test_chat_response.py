@@ -29,6 +29,92 @@ def saying(*parts: content_pb2.Part) -> dict[str, Any]:
     return made
 
 
+FIRST_CHOICE = {
+    "index": 0,
+    "finish_reason": "tool_calls",
+    "native_finish_reason": "tool_use",
+    "content_filter_results": {},
+    "logprobs": {
+        "content": [
+            {
+                "token": "S",
+                "logprob": -0.5,
+                "bytes": [83],
+                "top_logprobs": [{"token": "T", "logprob": -1.0, "bytes": None}],
+            }
+        ],
+        "refusal": None,
+    },
+    "message": {
+        "role": "assistant",
+        "content": "See there.",
+        "refusal": None,
+        "prefix": True,
+        "reasoning_content": "Hm. sum",
+        "reasoning_details": [
+            {"type": "reasoning.text", "text": "Hm. ", "signature": "s1"},
+            {"type": "reasoning.encrypted", "data": "e", "id": "r1"},
+            {"type": "reasoning.summary", "summary": "sum"},
+        ],
+        "annotations": [
+            {
+                "type": "url_citation",
+                "url_citation": {
+                    "url": "https://x/y",
+                    "title": "X",
+                    "start_index": 0,
+                    "end_index": 3,
+                },
+            }
+        ],
+        "provider_specific_fields": {
+            "annotations": [{"type": "file"}],
+            "parts": [{"type": "server_tool_use"}],
+        },
+        "images": [
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}},
+            {"type": "image_url", "image_url": {"url": "https://x/z.png"}},
+            {
+                "type": "image_url",
+                "image_url": {"url": "data:application/octet-stream;base64,eA=="},
+            },
+        ],
+        "audio": {"id": "a1", "data": "UklGRg==", "expires_at": 9, "transcript": "la"},
+        "tool_calls": [
+            {
+                "index": 0,
+                "id": "1",
+                "type": "function",
+                "function": {"name": "f", "arguments": "{}"},
+                "extra_content": {"google": {"thought_signature": "//4="}},
+            },
+            {"id": "2", "type": "custom", "custom": {"name": "c", "input": "x"}},
+        ],
+    },
+}
+
+USAGE = {
+    "inference_geo": "eu",
+    "prompt_tokens": 100,
+    "completion_tokens": 50,
+    "total_tokens": 150,
+    "prompt_tokens_details": {
+        "cached_tokens": 10,
+        "audio_tokens": 3,
+        "cache_write_tokens": 7,
+        "image_tokens": 4,
+    },
+    "completion_tokens_details": {
+        "reasoning_tokens": 20,
+        "audio_tokens": 1,
+        "accepted_prediction_tokens": 7,
+        "rejected_prediction_tokens": 8,
+        "image_tokens": 6,
+    },
+    "cost": 1.23456789,
+}
+
+
 def test_everything_that_an_answer_has_is_said() -> None:
     made = answered(FULL_ANSWER)
     choices, usage = made.pop("choices"), made.pop("usage")
@@ -41,69 +127,7 @@ def test_everything_that_an_answer_has_is_said() -> None:
         "system_fingerprint": "fp_1",
         "service_tier": "default",
     }
-    assert choices[0] == {
-        "index": 0,
-        "finish_reason": "tool_calls",
-        "native_finish_reason": "tool_use",
-        "content_filter_results": {},
-        "logprobs": {
-            "content": [
-                {
-                    "token": "S",
-                    "logprob": -0.5,
-                    "bytes": [83],
-                    "top_logprobs": [{"token": "T", "logprob": -1.0, "bytes": None}],
-                }
-            ],
-            "refusal": None,
-        },
-        "message": {
-            "role": "assistant",
-            "content": "See there.",
-            "refusal": None,
-            "prefix": True,
-            "reasoning_content": "Hm. sum",
-            "reasoning_details": [
-                {"type": "reasoning.text", "text": "Hm. ", "signature": "s1"},
-                {"type": "reasoning.encrypted", "data": "e", "id": "r1"},
-                {"type": "reasoning.summary", "summary": "sum"},
-            ],
-            "annotations": [
-                {
-                    "type": "url_citation",
-                    "url_citation": {
-                        "url": "https://x/y",
-                        "title": "X",
-                        "start_index": 0,
-                        "end_index": 3,
-                    },
-                }
-            ],
-            "provider_specific_fields": {
-                "annotations": [{"type": "file"}],
-                "parts": [{"type": "server_tool_use"}],
-            },
-            "images": [
-                {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw=="}},
-                {"type": "image_url", "image_url": {"url": "https://x/z.png"}},
-                {
-                    "type": "image_url",
-                    "image_url": {"url": "data:application/octet-stream;base64,eA=="},
-                },
-            ],
-            "audio": {"id": "a1", "data": "UklGRg==", "expires_at": 9, "transcript": "la"},
-            "tool_calls": [
-                {
-                    "index": 0,
-                    "id": "1",
-                    "type": "function",
-                    "function": {"name": "f", "arguments": "{}"},
-                    "extra_content": {"google": {"thought_signature": "//4="}},
-                },
-                {"id": "2", "type": "custom", "custom": {"name": "c", "input": "x"}},
-            ],
-        },
-    }
+    assert choices[0] == FIRST_CHOICE
     assert choices[1]["message"]["refusal"] == "No."
     assert choices[1]["message"]["content"] is None
     assert choices[1]["logprobs"]["content"] is None
@@ -111,26 +135,7 @@ def test_everything_that_an_answer_has_is_said() -> None:
     assert choices[2]["message"]["content"] == ""
     assert choices[2]["finish_reason"] == "length"
     assert choices[3]["finish_reason"] is None
-    assert usage == {
-        "inference_geo": "eu",
-        "prompt_tokens": 100,
-        "completion_tokens": 50,
-        "total_tokens": 150,
-        "prompt_tokens_details": {
-            "cached_tokens": 10,
-            "audio_tokens": 3,
-            "cache_write_tokens": 7,
-            "image_tokens": 4,
-        },
-        "completion_tokens_details": {
-            "reasoning_tokens": 20,
-            "audio_tokens": 1,
-            "accepted_prediction_tokens": 7,
-            "rejected_prediction_tokens": 8,
-            "image_tokens": 6,
-        },
-        "cost": 1.23456789,
-    }
+    assert usage == USAGE
 
 
 @needs_specs
