@@ -7,6 +7,7 @@ HTTP/2 end at the ingress.
 """
 
 import http
+import re
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -18,6 +19,7 @@ Headers = Sequence[tuple[str, str]]
 ONE_WRITE_BYTES: Final = 64 * 1024
 """Answers up to this size are joined with their head; larger ones are not copied."""
 
+_SPLITS: Final = re.compile(r"[\r\n\0]")
 _STATUS_LINES: Final[Mapping[int, str]] = {
     **{status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in http.HTTPStatus},
     499: "HTTP/1.1 499 Client Closed Request\r\n",
@@ -151,8 +153,8 @@ class Application(Protocol):
 
 
 def head(status: int, headers: Headers, framing: str) -> bytes:
-    """A head. Control characters, which could split it, never come from outside: values that do
-    are refused here.
+    """A head. What could split it is taken out of the values: a model's name, say, is its
+    provider's.
 
     Args:
         status: the HTTP status.
@@ -160,9 +162,13 @@ def head(status: int, headers: Headers, framing: str) -> bytes:
         framing: the header lines that say how long the answer is and what becomes of the
             connection, each with its line end.
     """
-    lines = [f"{name}: {value}\r\n" for name, value in headers]
-    text = "".join((_STATUS_LINES[status], *lines, framing, "\r\n"))
-    ends = len(lines) + framing.count("\r\n") + 2
+    text = _head(status, headers, framing)
+    ends = len(headers) + framing.count("\r\n") + 2
     if text.count("\n") != ends or text.count("\r") != ends or "\0" in text:
-        raise ValueError("a header value has a control character")
+        text = _head(status, [(name, _SPLITS.sub("", value)) for name, value in headers], framing)
     return text.encode("latin-1", "replace")
+
+
+def _head(status: int, headers: Headers, framing: str) -> str:
+    lines = [f"{name}: {value}\r\n" for name, value in headers]
+    return "".join((_STATUS_LINES[status], *lines, framing, "\r\n"))

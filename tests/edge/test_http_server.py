@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from edge.http import head
 from tests.edge.wire import Client, serving, until
 
 pytestmark = pytest.mark.anyio
@@ -448,6 +449,14 @@ async def test_an_application_that_breaks_over_a_head_answers_500_and_goes_on() 
         statuses = [(await client.answer()).status for _ in range(3)]
         assert statuses == [200, 500, 200]
         assert [str(defect) for defect in site.show.defects] == ["a defect before the handler"]
+
+
+@pytest.mark.parametrize("value", ["a\r\nset-cookie: b", "a\nset-cookie: b", "a\0set-cookie: b"])
+def test_no_value_can_split_a_head(value: str) -> None:
+    raw = head(200, [("x-model", value), ("x-other", "ä€")], "content-length: 0\r\n")
+    assert raw == (
+        b"HTTP/1.1 200 OK\r\nx-model: aset-cookie: b\r\nx-other: \xe4?\r\ncontent-length: 0\r\n\r\n"
+    )
 
 
 async def test_one_client_too_many_is_told_so() -> None:
