@@ -145,11 +145,7 @@ free = true
     command = [sys.executable, "-m", "cli.main", "up", "--port", str(port), "--data-dir", "data"]
     command += ["--config", "onegate.toml", "--credentials-file", str(credentials)]
     root = Path(__file__).resolve().parent.parent
-    environment = {
-        "BENCH_KEY": "bench",
-        "PYTHONPATH": str(root),
-        "ONEGATE_EDGE_DRAIN_NOTICE_S": "0",
-    }
+    environment = {"BENCH_KEY": "bench", "PYTHONPATH": str(root)}
     with pinned(command, directory, core=GATEWAY_CORE, environment=environment) as process:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not credentials.exists() and time.monotonic() < deadline:

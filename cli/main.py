@@ -1,6 +1,7 @@
 """The ``onegate`` command and its flags. Everything else of the command line hangs below."""
 
 import sys
+from dataclasses import replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Annotated
@@ -107,6 +108,9 @@ def serve_command(
         settings = nth_worker(settings, index)
     except ConfigError as error:
         fail(str(error), 2)
+    if link_descriptor is not None:
+        # Under `onegate up` no balancer watches readiness: Ctrl-C need not wait for one.
+        settings = replace(settings, edge=replace(settings.edge, drain_notice_s=0.0))
     serve.serve(service, settings, link_descriptor)
 
 

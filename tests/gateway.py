@@ -108,7 +108,7 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
         for name, value in os.environ.items()
         if not name.endswith(("_API_KEY", "_TOKEN")) and not name.startswith("ONEGATE_")
     }
-    return {**kept, "ONEGATE_EDGE_DRAIN_NOTICE_S": "0", **extra}
+    return {**kept, **extra}
 
 
 @contextlib.contextmanager
