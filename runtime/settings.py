@@ -40,6 +40,7 @@ KINDS: Final = (
     "huggingface",
     "github",
     "ollama",
+    "ollama-native",
     "vllm",
     "llamacpp",
     "lmstudio",
