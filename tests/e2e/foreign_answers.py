@@ -1,9 +1,11 @@
-"""What Anthropic and Gemini said in a recording, told in OpenAI's words by a few lines of
-separate code.
+"""What providers with wires of their own said in a recording, told in OpenAI's words by a few lines
+of separate code.
 """
 
 import json
 from typing import Any
+
+from tests.providers import bedrock_dialect, cohere_dialect
 
 ANTHROPIC_FINISH = {
     "end_turn": "stop",
@@ -20,6 +22,18 @@ ANTHROPIC_INPUTS = (
     "cache_read_input_tokens",
     "cache_creation_input_tokens",
 )
+BEDROCK_FINISH = {
+    "end_turn": "stop",
+    "max_tokens": "length",
+    "tool_use": "tool_calls",
+    "guardrail_intervened": "content_filter",
+}
+COHERE_FINISH = {
+    "COMPLETE": "stop",
+    "STOP_SEQUENCE": "stop",
+    "MAX_TOKENS": "length",
+    "TOOL_CALL": "tool_calls",
+}
 GEMINI_LENGTH = {"MAX_TOKENS"}
 GEMINI_FILTERED = {
     "SAFETY",
@@ -49,8 +63,9 @@ def parsed(arguments: str) -> Any:
         return arguments
 
 
-def anthropic(body: str) -> dict[str, Any]:
+def anthropic(raw: bytes) -> dict[str, Any]:
     """Text, tool calls, finish and tokens of a Messages answer, whole or streamed."""
+    body = raw.decode()
     if not body.lstrip().startswith("{"):
         message = _anthropic_folded(events_of(body))
     else:
@@ -99,8 +114,9 @@ def _anthropic_folded(events: list[dict[str, Any]]) -> dict[str, Any]:
     return message
 
 
-def gemini(body: str) -> dict[str, Any]:
+def gemini(raw: bytes) -> dict[str, Any]:
     """Text, tool calls, finish and tokens of a generateContent answer, whole or streamed."""
+    body = raw.decode()
     whole = body.lstrip().startswith("{")
     pieces = [json.loads(body)] if whole else events_of(body)
     text, reason, blocked = "", "", False
@@ -127,3 +143,52 @@ def gemini(body: str) -> dict[str, Any]:
     prompt = (usage.get("promptTokenCount") or 0) + (usage.get("toolUsePromptTokenCount") or 0)
     output = (usage.get("candidatesTokenCount") or 0) + (usage.get("thoughtsTokenCount") or 0)
     return {"text": text, "calls": calls, "finish": finish, "tokens": (prompt, output)}
+
+
+def bedrock(raw: bytes) -> dict[str, Any]:
+    """The same of a Converse answer, whole or streamed. A few fixtures tell no tokens."""
+    if raw.lstrip().startswith(b"{"):
+        told = json.loads(raw)
+        blocks = told["output"]["message"]["content"]
+    else:
+        blocks, told = bedrock_dialect.folded(bedrock_dialect.plain_events(raw))
+    calls = [block["toolUse"] for block in blocks if "toolUse" in block]
+    said: dict[str, Any] = {
+        "text": "".join(block.get("text") or "" for block in blocks),
+        "calls": [
+            (call["name"], call["input"]) for call in calls if call.get("type") != "server_tool_use"
+        ],
+        "finish": BEDROCK_FINISH[told["stopReason"]],
+    }
+    if usage := told.get("usage"):
+        cached = usage.get("cacheReadInputTokens", 0) + usage.get("cacheWriteInputTokens", 0)
+        said["tokens"] = (usage["inputTokens"] + cached, usage["outputTokens"])
+    return said
+
+
+def cohere(raw: bytes) -> dict[str, Any]:
+    """The same of a chat answer of version 2, whole or streamed; what is billed is the usage."""
+    body = raw.decode()
+    whole = body.lstrip().startswith("{")
+    told = json.loads(body) if whole else cohere_dialect.folded(events_of(body))
+    seen = cohere_dialect.oracle(told["message"], told["finish_reason"])
+    billed = told["usage"]["billed_units"]
+    return {
+        "text": seen["text"],
+        "calls": [(name, arguments) for _, name, arguments, _ in seen["calls"]],
+        "finish": COHERE_FINISH[told["finish_reason"]],
+        "tokens": (billed["input_tokens"], billed["output_tokens"]),
+    }
+
+
+def ollama(raw: bytes) -> dict[str, Any]:
+    """The same of Ollama's own chat, whole or streamed. Older servers leave a count out."""
+    lines = [json.loads(line) for line in raw.splitlines() if line]
+    said: dict[str, Any] = {
+        "text": "".join(line["message"]["content"] for line in lines),
+        "calls": [],
+        "finish": lines[-1]["done_reason"],
+    }
+    if "prompt_eval_count" in lines[-1]:
+        said["tokens"] = (lines[-1]["prompt_eval_count"], lines[-1]["eval_count"])
+    return said

@@ -1,7 +1,7 @@
 """A provider that answers what a recorded provider answered, over a real socket.
 
-The model's name in the request is the recorded exchange's id: in the body for the OpenAI and
-Anthropic wires, in the path for Gemini's. Streams are cut at odd places, as networks do. What was
+The model's name in the request is the recorded exchange's id: in the path for the wires of Gemini
+and Bedrock, in the body for the others. Streams are cut at odd places, as networks do. What was
 asked is kept.
 """
 
@@ -15,9 +15,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
+from tests.providers import aws_frames
+
 Exchange = Mapping[str, Any]
 PIECE_BYTES = 997
-_MODEL_IN_PATH = re.compile(r"/models/(.+?):(?:generateContent|streamGenerateContent)")
+_MODEL_IN_PATH = re.compile(
+    r"/models?/(.+?)(?::generateContent|:streamGenerateContent|/converse(?:-stream)?$)"
+)
+_STREAMS = ("event-stream", "eventstream", "ndjson")
 _KEPT_HEADERS = ("retry-after", "request-id", "x-request-id")
 
 
@@ -59,7 +64,7 @@ class ReplayServer:
         head.append(f"content-type: {headers.get('content-type', 'application/json')}")
         head += [f"{name}: {headers[name]}" for name in _KEPT_HEADERS if name in headers]
         content = content_of(exchange)
-        if "event-stream" in headers.get("content-type", ""):
+        if any(kind in headers.get("content-type", "") for kind in _STREAMS):
             head.append("transfer-encoding: chunked")
             writer.write("\r\n".join(head).encode() + b"\r\n\r\n")
             for start in range(0, len(content), PIECE_BYTES):
@@ -76,6 +81,10 @@ def content_of(exchange: Exchange) -> bytes:
     body = exchange["response_body"] or ""
     if exchange["response_body_encoding"] == "base64":
         return base64.b64decode(body)
+    if exchange["api"] == "bedrock.converseStream" and exchange["status"] == 200:
+        # Fixtures that are lines of JSON, where the provider sends frames.
+        lines = [json.loads(line) for line in body.splitlines() if line]
+        return b"".join(aws_frames.event(k, told) for line in lines for k, told in line.items())
     return body.encode() if isinstance(body, str) else json.dumps(body).encode()
 
 

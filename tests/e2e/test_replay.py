@@ -1,8 +1,8 @@
 """Every recorded chat exchange through the whole gateway, over real sockets, with the official SDK.
 
-What OpenAI-compatible providers, Anthropic and Gemini really answered is served by a local
-stand-in; the SDK asks the gateway; what comes out must say what the provider said, and be what
-OpenAI's API description allows.
+What OpenAI-compatible providers and those with wires of their own really answered is served by a
+local stand-in; the SDK asks the gateway; what comes out must say what the provider said, and be
+what OpenAI's API description allows.
 """
 
 import json
@@ -29,7 +29,12 @@ FOREIGN = {
     "anthropic.messages": ("anthropic", foreign_answers.anthropic),
     "google.generateContent": ("gemini", foreign_answers.gemini),
     "google.streamGenerateContent": ("gemini", foreign_answers.gemini),
+    "bedrock.converse": ("bedrock", foreign_answers.bedrock),
+    "bedrock.converseStream": ("bedrock", foreign_answers.bedrock),
+    "cohere.chat": ("cohere", foreign_answers.cohere),
+    "ollama.chat": ("ollama-native", foreign_answers.ollama),
 }
+STREAMS = ("event-stream", "eventstream", "ndjson")
 KINDS = {"moonshotai": "moonshot"}
 ROWLESS = {"anthropic", "bedrock", "crusoe", "google", "heroku", "local", "snowflake"}
 """Who was recorded in OpenAI's dialect and has no row: any OpenAI-compatible URL."""
@@ -110,7 +115,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 def is_stream(exchange: Recorded) -> bool:
     headers = {k.lower(): v for k, v in exchange["response_headers"].items()}
-    return "event-stream" in headers.get("content-type", "")
+    return any(kind in headers.get("content-type", "") for kind in STREAMS)
 
 
 def request_of(exchange: Recorded) -> dict[str, Any]:
@@ -162,7 +167,7 @@ def fault_of_openai(exchange: Recorded, got: oracle.Folded) -> str:
 
 
 def fault_of_foreign(exchange: Recorded, got: oracle.Folded) -> str:
-    want = FOREIGN[exchange["api"]][1](content_of(exchange).decode())
+    want = FOREIGN[exchange["api"]][1](content_of(exchange))
     mine = got["choices"][0]
     calls = [(call["name"], call["arguments"]) for call in mine["calls"]]
     have = {
@@ -202,8 +207,10 @@ def fault_of_error(exchange: Recorded, error: openai.APIError) -> str:
     if not isinstance(error, openai.APIStatusError):
         return f"no status: {error!r}"[:200]
     # Google says 400 of a key that it does not know: the gateway's own, not the caller's.
-    keyless = "API key" in content_of(exchange).decode()
-    wanted = 502 if keyless else STATUS_OF.get(status, status)
+    body = content_of(exchange).decode()
+    wanted = 502 if "API key" in body else STATUS_OF.get(status, status)
+    if "model identifier is invalid" in body:
+        wanted = 404  # Amazon's way to say that it has no such model
     return (
         "" if error.status_code == wanted else f"{status} became {error.status_code}: {error}"[:200]
     )
@@ -235,6 +242,8 @@ def inapplicable(exchange: Recorded) -> str:
         or '"willContinue"' in exchange["response_body"]
     ):
         return "arguments in pieces, which Vertex alone sends and only when asked"
+    if exchange["api"] == "cohere.chat" and "api.cohere.com/v2/" not in exchange["url"]:
+        return "another API: Cohere's version 1, or Writer's"
     if "serverContent" in exchange["response_body"]:
         return "frames of a live session, not of a chat"
     if exchange["status"] < 300 and not is_stream(exchange):

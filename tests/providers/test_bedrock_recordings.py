@@ -38,20 +38,6 @@ def raw_stream(recorded: Json) -> bytes:
     return b"".join(aws_frames.event(kind, told) for line in lines for kind, told in line.items())
 
 
-def plain_events(raw: bytes) -> list[tuple[str, Json]]:
-    """The events of a body, by a few lines of separate code."""
-    found = []
-    while raw:
-        total, headers = (int.from_bytes(raw[i : i + 4]) for i in (0, 4))
-        named = raw[12 : 12 + headers].split(b":event-type\x07", 1)[1]
-        kind = named[2 : 2 + int.from_bytes(named[:2])].decode()
-        told = json.loads(raw[12 + headers : total - 4])
-        told.pop("p", None)
-        found.append((kind, told))
-        raw = raw[total:]
-    return found
-
-
 def replay(raw: bytes, size: int) -> tuple[list[chat_pb2.ChatEvent], BedrockStream]:
     stream = WIRE.stream(exchange())
     parser = stream.framing()
@@ -96,7 +82,7 @@ def check_whole(recorded: Json) -> str:
 
 def check_stream(recorded: Json, size: int) -> str:
     raw = raw_stream(recorded)
-    blocks, last = bedrock_dialect.folded(plain_events(raw))
+    blocks, last = bedrock_dialect.folded(bedrock_dialect.plain_events(raw))
     got, stream = replay(raw, size)
     wanted = bedrock_dialect.oracle(blocks, last["stopReason"])
     faults = compared(wanted, accumulated.of_events(got))
