@@ -155,8 +155,8 @@ class ProjectUserService(project_user_service_pb2_grpc.ProjectUserServiceService
 
         def work(deed: Deed) -> project_user_service_pb2.ProjectUser:
             project = deed.active_project("projects.users.add", request.project_id)
-            if bool(request.user_id) == bool(request.email):
-                raise refused("user_id", "or `email` must be set, and not both")
+            if not request.user_id and not request.email:
+                raise refused("user_id", "or `email` must be set")
             user = _named(deed, request.user_id, request.email)
             role = PROJECT_ROLES[checked_role(request.role, PROJECT_ROLES, "role")]
             deed.rights.check_gives(role.permissions, project.id)
@@ -323,15 +323,18 @@ def assign(deed: Deed, principal_id: str, role_id: str, project_id: str) -> None
 
 def _named(deed: Deed, user_id: str, email: str) -> UserRecord:
     if user_id:
-        return find_user(deed, user_id, "user_id")
+        user = find_user(deed, user_id, "user_id")
+        if email and checked_email(email) != user.email:
+            raise refused("email", "must be left out, or be the address of `user_id`")
+        return user
     where: dict[str, object] = {
         "organization_id": deed.organization_id,
         "email": checked_email(email),
     }
-    user = deed.session.find(UserRecord, where)
-    if user is None:
+    found = deed.session.find(UserRecord, where)
+    if found is None:
         raise missing("user; add or invite them first", "email")
-    return user
+    return found
 
 
 def _membership(
