@@ -55,7 +55,16 @@ class _Said(msgspec.Struct):
 class ChunkEncoder:
     """Encodes the events of one stream."""
 
-    __slots__ = ("_frame", "_head", "_last", "_said", "_tail", "_text_closes", "_thoughts")
+    __slots__ = (
+        "_entries",
+        "_frame",
+        "_head",
+        "_last",
+        "_said",
+        "_tail",
+        "_text_closes",
+        "_thoughts",
+    )
 
     def __init__(self, frame: AnswerFrame) -> None:
         self._frame = frame
@@ -70,6 +79,7 @@ class ChunkEncoder:
         self._text_closes = b'},"finish_reason":null}]' + self._tail
         self._last = _NOTHING
         self._thoughts: dict[tuple[int, int], list[str]] = {}
+        self._entries: dict[tuple[int, bool], int] = {}
 
     def delta(self, delta: chat_pb2.ChatDelta) -> bytes:
         """One chunk. What a provider says only on its first piece is said on all that follow."""
@@ -145,7 +155,10 @@ class ChunkEncoder:
                 members["function_call"] = _function_call(choice.tool_calls[0])
             else:
                 members["tool_calls"] = [_tool_call(call) for call in choice.tool_calls]
-        return _rare(choice, members)
+        members = _rare(choice, members)
+        if choice.images:
+            members["images"] = [self._numbered(choice, image) for image in members["images"]]
+        return members
 
     def _thinking(self, choice: chat_pb2.ChoiceDelta) -> Json:
         """A piece of a thought. Its proof comes last and needs the whole thought beside it, so
@@ -155,15 +168,26 @@ class ChunkEncoder:
         thought = choice.thinking
         members: Json = {"reasoning_content": thought.text} if thought.text else {}
         if thought.extra_json or thought.redacted_data:
-            members["reasoning_details"] = [thought_json(thought)]
+            members["reasoning_details"] = [self._numbered(choice, thought_json(thought))]
             return members
         pieces = self._thoughts.setdefault((choice.index, choice.part_index), [])
         pieces.append(thought.text)
         if thought.signature:
             whole = content_pb2.ThinkingPart(text="".join(pieces), signature=thought.signature)
-            members["reasoning_details"] = [thought_json(whole)]
+            members["reasoning_details"] = [self._numbered(choice, thought_json(whole))]
             pieces.clear()
         return members
+
+    def _numbered(self, choice: chat_pb2.ChoiceDelta, entry: Json) -> Json:
+        """An entry of a list that comes in several chunks: the official SDK puts such lists
+        together by ``index`` and fails without one.
+        """
+        if "index" in entry:
+            return entry
+        place = (choice.index, entry["type"] == "image_url")
+        number = self._entries.get(place, 0)
+        self._entries[place] = number + 1
+        return {**entry, "index": number}
 
 
 def _head(said: Json) -> bytes:

@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from openai.lib.streaming.chat import ChatCompletionStreamState
+from openai.types.chat import ChatCompletionChunk
 
 from edge.endpoints.chat_response import AnswerFrame
 from edge.endpoints.chat_stream import DONE, ChunkEncoder
@@ -175,14 +177,16 @@ def test_a_proof_comes_with_its_whole_thought() -> None:
         {"reasoning_content": "Other."},
         {
             "reasoning_details": [
-                {"type": "reasoning.text", "text": "Let me see.", "signature": "s1"}
+                {"type": "reasoning.text", "text": "Let me see.", "signature": "s1", "index": 0}
             ]
         },
         {
             "reasoning_content": "Next.",
-            "reasoning_details": [{"type": "reasoning.text", "text": "Next.", "signature": "s2"}],
+            "reasoning_details": [
+                {"type": "reasoning.text", "text": "Next.", "signature": "s2", "index": 1}
+            ],
         },
-        {"reasoning_details": [{"type": "reasoning.encrypted", "data": "e"}]},
+        {"reasoning_details": [{"type": "reasoning.encrypted", "data": "e", "index": 2}]},
     ]
 
 
@@ -212,7 +216,7 @@ def test_the_rare_pieces_are_said_too() -> None:
         {"audio": {"id": "a1"}},
         {"audio": {"data": "UklGRg==", "transcript": "la"}},
         {"audio": {"expires_at": 9}},
-        {"images": [{"type": "image_url", "image_url": {"url": "https://x"}}]},
+        {"images": [{"type": "image_url", "image_url": {"url": "https://x"}, "index": 0}]},
         {
             "annotations": [
                 {
@@ -267,3 +271,15 @@ def test_usage_may_follow_chunks_that_came_natively() -> None:
     assert (made["id"], made["created"], made["model"]) == ("b", 2, "y")
     assert made["choices"] == []
     assert made["usage"]["total_tokens"] == 150
+
+
+def test_the_official_sdk_puts_two_proofs_of_one_stream_together() -> None:
+    stream = encoder()
+    state = ChatCompletionStreamState()
+    for number in (1, 2):
+        thought = Thought(text=f"thought {number}", signature=f"s{number}")
+        delta = chat_pb2.ChatDelta(choices=[Choice(thinking=thought)])
+        state.handle_chunk(ChatCompletionChunk.model_validate(read(stream.delta(delta))))
+    message: Any = state.current_completion_snapshot.choices[0].message
+    proofs = [entry["signature"] for entry in message.reasoning_details]
+    assert proofs == ["s1", "s2"]
