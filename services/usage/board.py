@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar
 
 from onegate.usage.v1 import price_pb2
-from onegate.usage.v1.price_service_pb2 import WatchPricesResponse
+from onegate.usage.v1.price_service_pb2 import ModelFacts, WatchPricesResponse
 from runtime.clock import Clock
+from services.usage.facts import FactBook, merged
 from services.usage.pricing import Catalogue
 
 AHEAD: Final = timedelta(days=7)
@@ -31,10 +32,10 @@ Item = TypeVar("Item")
 class Board:
     """Every sheet of every listed model, from now until :data:`AHEAD`."""
 
-    def __init__(self, catalogue: Catalogue, clock: Clock) -> None:
+    def __init__(self, catalogue: Catalogue, facts: FactBook, clock: Clock) -> None:
         self._catalogue = catalogue
+        self._facts = facts
         self._clock = clock
-        self._facts = list(catalogue.facts())
         self._sheets: dict[str, list[price_pb2.PriceSheet]] = {}
         self._until = datetime.min.replace(tzinfo=UTC)
 
@@ -72,6 +73,10 @@ class Board:
         now = self._clock.now()
         return self._catalogue.prices(model, at=now, until=now + AHEAD)
 
+    def facts(self, model: str) -> ModelFacts | None:
+        """What is known of any name beside its price; ``None`` when nothing is."""
+        return merged(self._catalogue.facts(model), self._facts.find(model))
+
     async def watch(self) -> AsyncGenerator[WatchPricesResponse, None]:
         """All sheets and facts, then what is added to them, and heartbeats in between."""
         told = self._until
@@ -92,8 +97,8 @@ class Board:
         sheets = [sheet for model in self._sheets.values() for sheet in model]
         for some in _batches(sheets, _MESSAGE_SHEETS):
             yield WatchPricesResponse(prices=some)
-        for facts in _batches(self._facts, _MESSAGE_SHEETS):
-            yield WatchPricesResponse(facts=facts)
+        for models in _batches(self.models, _MESSAGE_SHEETS):
+            yield WatchPricesResponse(facts=filter(None, map(self.facts, models)))
 
     def _after(self, moment: datetime) -> list[price_pb2.PriceSheet]:
         """The sheets that take over later than ``moment``."""

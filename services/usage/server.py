@@ -28,6 +28,7 @@ from runtime.secrets import FileSecrets, Secret
 from runtime.sql import open_database
 from services.usage import reports, seed
 from services.usage.board import Board
+from services.usage.facts import shipped_facts
 from services.usage.intake import Intake
 from services.usage.store import SqlStore, Store, Verdict
 
@@ -151,7 +152,9 @@ class PriceService(price_service_pb2_grpc.PriceServiceServicer):
         """The sheets of one name; none when nobody knows it."""
         if not 0 < len(request.model) <= MODEL_CHARS_MAX:
             raise _invalid("model", f"must be `kind/name` of at most {MODEL_CHARS_MAX} characters")
-        return price_service_pb2.GetPriceResponse(prices=self._board.prices(request.model))
+        return price_service_pb2.GetPriceResponse(
+            prices=self._board.prices(request.model), facts=self._board.facts(request.model)
+        )
 
 
 def _invalid(param: str, what: str) -> GatewayError:
@@ -167,7 +170,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         store = SqlStore(open_database(settings.usage.dsn))
         cleanup.push_async_callback(store.close)
         await store.migrate(now=clock.now())
-        board = Board(seed.catalogue(), clock)
+        board = Board(seed.catalogue(), shipped_facts(), clock)
         await board.extend()
         intake = Intake(store, clock)
         cleanup.push_async_callback(intake.close)

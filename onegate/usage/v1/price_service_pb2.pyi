@@ -143,6 +143,14 @@ class ModelFacts(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
     DEPRECATED_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
+    INPUT_MODALITIES_FIELD_NUMBER: _builtins.int
+    OUTPUT_MODALITIES_FIELD_NUMBER: _builtins.int
+    SUPPORTED_PARAMETERS_FIELD_NUMBER: _builtins.int
+    KNOWLEDGE_FIELD_NUMBER: _builtins.int
+    SHUTDOWN_ON_FIELD_NUMBER: _builtins.int
+    DATA_HANDLING_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model, as in `PriceSheet.model`."""
     name: _builtins.str
@@ -151,6 +159,32 @@ class ModelFacts(_message.Message):
     """How many tokens fit into its context window; 0 when unknown."""
     deprecated: _builtins.bool
     """The vendor is about to switch it off."""
+    output_tokens_max: _builtins.int
+    """The most tokens of one answer; 0 when unknown."""
+    knowledge: _builtins.str
+    """Until when it knows the world, as `2025-03` or `2025-03-31`; empty when unknown."""
+    shutdown_on: _builtins.str
+    """The day on which the vendor switches it off, as `2026-10-23`; empty when none is announced."""
+    @_builtins.property
+    def input_modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it reads: `text`, `image`, `audio`, `video`, `file`; empty when unknown."""
+
+    @_builtins.property
+    def output_modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it writes; empty when unknown."""
+
+    @_builtins.property
+    def supported_parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Request fields that it is known to take, as OpenAI names them; empty when unknown."""
+
+    @_builtins.property
+    def data_handling(self) -> Global___DataHandling:
+        """What the vendor's own terms say about the data of its API."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where these facts are from, one source each."""
+
     def __init__(
         self,
         *,
@@ -158,14 +192,59 @@ class ModelFacts(_message.Message):
         name: _builtins.str = ...,
         context_tokens_max: _builtins.int = ...,
         deprecated: _builtins.bool = ...,
+        output_tokens_max: _builtins.int = ...,
+        input_modalities: _abc.Iterable[_builtins.str] | None = ...,
+        output_modalities: _abc.Iterable[_builtins.str] | None = ...,
+        supported_parameters: _abc.Iterable[_builtins.str] | None = ...,
+        knowledge: _builtins.str = ...,
+        shutdown_on: _builtins.str = ...,
+        data_handling: Global___DataHandling | None = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data_handling", b"data_handling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens_max", b"context_tokens_max", "deprecated", b"deprecated", "model", b"model", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens_max", b"context_tokens_max", "data_handling", b"data_handling", "deprecated", b"deprecated", "input_modalities", b"input_modalities", "knowledge", b"knowledge", "model", b"model", "name", b"name", "output_modalities", b"output_modalities", "output_tokens_max", b"output_tokens_max", "shutdown_on", b"shutdown_on", "sources", b"sources", "supported_parameters", b"supported_parameters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelFacts: _TypeAlias = ModelFacts  # noqa: Y015
+
+@_typing.final
+class DataHandling(_message.Message):
+    """What a vendor says that it does with the data of API calls, unless a contract says otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    TRAINING_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """Where it is processed (`eu`, `us`); empty when it may be anywhere or is unknown."""
+    retention_days: _builtins.int
+    """How many days prompts are kept; unset when unknown."""
+    training: _builtins.bool
+    """Whether models are trained on prompts; unset when unknown."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        retention_days: _builtins.int | None = ...,
+        training: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_training", b"_training", "retention_days", b"retention_days", "training", b"training"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_training", b"_training", "region", b"region", "retention_days", b"retention_days", "training", b"training"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
+    _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015
+    _WhichOneofReturnType__training: _TypeAlias = _typing.Literal["training"]  # noqa: Y015
+    _WhichOneofArgType__training: _TypeAlias = _typing.Literal["_training", b"_training"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_days) -> _WhichOneofReturnType__retention_days | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__training) -> _WhichOneofReturnType__training | None: ...
+
+Global___DataHandling: _TypeAlias = DataHandling  # noqa: Y015
 
 @_typing.final
 class GetPriceRequest(_message.Message):
@@ -196,20 +275,26 @@ class GetPriceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRICES_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[_price_pb2.PriceSheet]:
         """The sheet in force and those to come, oldest first, each with `model` as it was asked for; empty when no price
         is known.
         """
 
+    @_builtins.property
+    def facts(self) -> Global___ModelFacts:
+        """What is known beside the price; unset when nothing is."""
+
     def __init__(
         self,
         *,
         prices: _abc.Iterable[_price_pb2.PriceSheet] | None = ...,
+        facts: Global___ModelFacts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["prices", b"prices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "prices", b"prices"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

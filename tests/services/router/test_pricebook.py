@@ -17,6 +17,7 @@ from runtime.rpc import RpcServer, channel
 from services.router import pricebook as module
 from services.router.pricebook import PriceBook
 from services.usage.board import Board
+from services.usage.facts import FactBook
 from services.usage.pricing import Catalogue, Line, PricedModel, Tariff, Vendor
 from services.usage.server import PriceService
 from tests.services.usage.records import NOON, SteppedClock, until
@@ -24,6 +25,10 @@ from tests.services.usage.records import NOON, SteppedClock, until
 pytestmark = pytest.mark.anyio
 
 RPC = RpcSettings()
+FACTS = FactBook(
+    {"source": "facts-1", "models": {"kind/plain": {"output": 77}, "kind/new": {"context": 9}}},
+    {"vendors": {}, "models": {}},
+)
 INPUT = price_pb2.METER_INPUT_TOKENS
 
 
@@ -96,7 +101,7 @@ class Usage:
         self._server: RpcServer | None = None
 
     async def start(self, catalogue: Catalogue | None = None) -> Self:
-        board = Board(catalogue or prices(), self.clock)
+        board = Board(catalogue or prices(), FACTS, self.clock)
         await board.extend()
         self.service = CountingService(board)
         self.service.asked = []
@@ -168,7 +173,21 @@ async def test_names_and_facts_are_those_that_are_listed(usage: Usage) -> None:
         facts = book.facts("kind/plain")
         assert facts is not None
         assert (facts.name, facts.context_tokens_max) == ("Plain", 1000)
+        assert (facts.output_tokens_max, list(facts.sources)) == (77, ["source-1", "facts-1"])
         assert book.facts("kind/plain-2026") is None
+
+
+async def test_facts_come_with_an_answer_also_where_there_is_no_price(usage: Usage) -> None:
+    await usage.start()
+    async with book_of(usage) as book:
+        await until(lambda: book.ready, "the first prices")
+        assert await book.get("kind/new") is None
+        assert await book.get("kind/plain-2026") is not None
+        unpriced, dated = book.facts("kind/new"), book.facts("kind/plain-2026")
+        assert unpriced is not None
+        assert (unpriced.model, unpriced.context_tokens_max) == ("kind/new", 9)
+        assert dated is not None
+        assert dated.context_tokens_max == 1000
 
 
 async def test_another_name_is_asked_for_once_and_then_found(usage: Usage) -> None:

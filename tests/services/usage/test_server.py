@@ -25,6 +25,7 @@ from runtime.errors import GatewayError
 from runtime.rpc import OPERATOR_KEY, RpcServer, channel, unary
 from services.usage import seed, server
 from services.usage.board import AHEAD, Board
+from services.usage.facts import shipped_facts
 from services.usage.server import PriceService
 from tests.services.usage.records import NOON, SteppedClock, attempt_id, record, until
 
@@ -241,7 +242,7 @@ class Watched:
 
     def __init__(self, directory: Path) -> None:
         self.clock = SteppedClock()
-        self.board = Board(seed.catalogue(), self.clock)
+        self.board = Board(seed.catalogue(), shipped_facts(), self.clock)
         self.server = RpcServer(RpcSettings(), "usage")
         self.address = f"unix:{directory}/prices.sock"
         self.channel = channel(self.address, RpcSettings())
@@ -302,7 +303,7 @@ async def test_the_listed_price_is_the_one_of_the_hour(tmp_path: Path) -> None:
 
 async def test_the_board_is_extended_by_itself() -> None:
     clock = SteppedClock()
-    board = Board(seed.catalogue(), clock)
+    board = Board(seed.catalogue(), shipped_facts(), clock)
     await board.extend()
     first = board.in_force("openai/gpt-4o")
     running = asyncio.create_task(board.run())
