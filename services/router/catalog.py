@@ -16,7 +16,7 @@ from onegate.usage.v1 import price_pb2, price_service_pb2
 from runtime.errors import GatewayError
 from services.router.providers.base import ListedModel
 
-NAME: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
+NAME: Final = re.compile(r"[A-Za-z0-9._~:/@+-]{1,200}")
 """What a model's name may be made of; it becomes a part of paths and of reports."""
 RESOLVED_MAX: Final = 10_000
 """How many answers are remembered; callers choose the names."""

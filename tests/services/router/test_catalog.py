@@ -98,6 +98,7 @@ def test_a_model_name_may_have_slashes_of_its_own() -> None:
     catalog = Catalog([provider("openrouter")], prices)
     assert catalog.resolve("openrouter/meta-llama/llama-4").model == "meta-llama/llama-4"
     assert catalog.resolve("meta-llama/llama-4").provider == "openrouter"
+    assert catalog.resolve("openrouter/~z-ai/glm-latest").model == "~z-ai/glm-latest"
 
 
 def test_an_operators_list_is_all_there_is() -> None:
