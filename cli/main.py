@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import keys, models, serve, usage
+from cli import keys, models, prices, serve, usage
 from cli.context import CliContext, fail, load
 from cli.up import UpOptions, up
 from runtime.config import ConfigError, nth_worker
@@ -22,7 +22,7 @@ app = typer.Typer(
 app.add_typer(keys.app, name="keys")
 app.add_typer(models.app, name="models")
 app.add_typer(usage.app, name="usage")
-app.add_typer(usage.prices_app, name="prices")
+app.add_typer(prices.app, name="prices")
 
 ConfigOption = Annotated[
     Path | None,

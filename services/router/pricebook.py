@@ -92,6 +92,8 @@ class _Listed:
 
     def put(self, news: price_service_pb2.WatchPricesResponse) -> None:
         """Takes a message in."""
+        for model in news.replaced:
+            self.sheets.pop(model, None)
         for sheet in news.prices:
             self.sheets.setdefault(sheet.model, _Sheets()).put(sheet)
         for facts in news.facts:
@@ -264,6 +266,9 @@ class PriceBook:
                 if not isinstance(news, price_service_pb2.WatchPricesResponse):
                     return
                 fresh.put(news)
+                for model in news.replaced:
+                    self._named.pop(model, None)
+                    self._unknown.pop(model, None)
                 if news.complete and not complete:
                     complete = True
                     await self._replace(fresh)

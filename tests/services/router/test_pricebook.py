@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, time, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -18,9 +18,9 @@ from services.router import pricebook as module
 from services.router.pricebook import PriceBook
 from services.usage.board import Board
 from services.usage.facts import FactBook
+from services.usage.price_service import OperatorPrices, PriceService
 from services.usage.pricing import Catalogue, Line, PricedModel, Tariff, Vendor
-from services.usage.server import PriceService
-from tests.services.usage.records import NOON, SteppedClock, until
+from tests.services.usage.records import NOON, TOKEN, SteppedClock, prices_of, until
 
 pytestmark = pytest.mark.anyio
 
@@ -96,14 +96,20 @@ class Usage:
 
     def __init__(self, directory: Path, clock: SteppedClock) -> None:
         self.address = f"unix:{directory}/usage.sock"
+        self.directory = directory
         self.clock = clock
         self.service: CountingService
+        self.prices: OperatorPrices
+        self._cleanup = AsyncExitStack()
         self._server: RpcServer | None = None
 
     async def start(self, catalogue: Catalogue | None = None) -> Self:
         board = Board(catalogue or prices(), FACTS, self.clock)
         await board.extend()
-        self.service = CountingService(board)
+        self.prices = await self._cleanup.enter_async_context(
+            prices_of(self.directory, board, self.clock)
+        )
+        self.service = CountingService(board, self.prices, TOKEN)
         self.service.asked = []
         self._server = RpcServer(RPC, "usage")
         self._server.add(price_service_pb2_grpc.add_PriceServiceServicer_to_server, self.service)
@@ -113,6 +119,7 @@ class Usage:
     async def stop(self) -> None:
         if self._server is not None:
             await self._server.stop(1)
+            await self._cleanup.aclose()
             self._server = None
 
 
