@@ -58,7 +58,7 @@ class By(enum.StrEnum):
 
 
 app = typer.Typer(help="Show what was called and what it costs.", invoke_without_command=True)
-prices_app = typer.Typer(no_args_is_help=True, help="Show what models cost.")
+prices_app = typer.Typer(no_args_is_help=True, help="Show and set what models cost.")
 
 OutputOption = Annotated[
     Output,
@@ -109,10 +109,10 @@ def usage_command(
         wanted.started_before.FromDatetime(_moment(until, now, "--until"))
     if by:
         names = list(dict.fromkeys(by))
-        rows = _run(context, lambda usage: _summaries(usage, wanted, names))
+        rows = run_with_usage(context, lambda usage: _summaries(usage, wanted, names))
         print_summaries(rows, names, output)
         return
-    records = _run(context, lambda usage: _records(usage, wanted, limit))
+    records = run_with_usage(context, lambda usage: _records(usage, wanted, limit))
     print_records(records, output)
     if output is Output.TABLE and len(records) == limit:
         console().print(f"These are the latest {limit}; --limit shows more.", style="dim")
@@ -127,7 +127,7 @@ def prices_list_command(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """List the prices in force, by model."""
-    sheets = _run(context, lambda usage: _prices(usage, pattern))
+    sheets = run_with_usage(context, lambda usage: price_sheets(usage, pattern))
     print_prices(sheets, output)
     if output is Output.TABLE and not sheets:
         console().print(
@@ -136,7 +136,7 @@ def prices_list_command(
         )
 
 
-def _run(context: typer.Context, work: Callable[[Usage], Awaitable[T]]) -> T:
+def run_with_usage(context: typer.Context, work: Callable[[Usage], Awaitable[T]]) -> T:
     """Does the work with usage; a failure ends the command with one line."""
     cli: CliContext = context.obj
     settings = cli.load()
@@ -195,7 +195,7 @@ async def _summaries(usage: Usage, wanted: UsageFilter, names: Sequence[By]) -> 
     return list(answer.rows)
 
 
-async def _prices(usage: Usage, pattern: str) -> list[PriceSheet]:
+async def price_sheets(usage: Usage, pattern: str) -> list[PriceSheet]:
     """The sheets of every model that matches; of one name also when it is not a listed one."""
     request = price_service_pb2.ListPricesRequest(model=pattern, page_size=_PAGE_SIZE)
     found: list[PriceSheet] = []

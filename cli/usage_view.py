@@ -108,7 +108,7 @@ def print_records(records: Sequence[UsageRecord], output: Output) -> None:
         case Output.CSV:
             for row in rows:
                 row["tags"] = " ".join(f"{name}={value}" for name, value in row["tags"].items())
-            _print_csv(rows, list(record_fields(UsageRecord())))
+            print_csv(rows, list(record_fields(UsageRecord())))
         case Output.TABLE:
             console().print(_record_table(records))
         case _:
@@ -145,7 +145,7 @@ def print_summaries(rows: Sequence[UsageSummary], names: Sequence[str], output: 
         case Output.JSON:
             print_json(found)
         case Output.CSV:
-            _print_csv(found, list(_summary_fields(UsageSummary(group=[""] * len(names)), names)))
+            print_csv(found, list(_summary_fields(UsageSummary(group=[""] * len(names)), names)))
         case Output.TABLE:
             console().print(_summary_table(rows, names))
         case _:
@@ -228,7 +228,7 @@ def print_prices(sheets: Sequence[PriceSheet], output: Output) -> None:
             ]
             blank = price_fields(PriceSheet(rates=[price_pb2.Rate()]))
             columns = [name for name in blank if name != "rates"] + list(blank["rates"][0])
-            _print_csv(rows, columns)
+            print_csv(rows, columns)
         case Output.TABLE:
             console().print(_price_table(sheets))
         case _:
@@ -265,7 +265,8 @@ def _also(sheet: PriceSheet) -> str:
     return ", ".join(dict.fromkeys([*others, *steps, *tiers]))
 
 
-def _print_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+def print_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Rows under a head, as RFC 4180 has it but with plain line ends."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()

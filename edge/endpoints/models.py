@@ -31,6 +31,9 @@ def model_json(model: model_service_pb2.Model) -> dict[str, Any]:
         "max_output_tokens": model.output_tokens_max,
         "supported_parameters": list(model.supported_parameters),
         "aliases": list(model.aliases),
+        "knowledge": model.knowledge,
+        "shutdown_date": model.shutdown_on,
+        "deprecated": model.deprecated,
     }
     return {
         "id": model.id,

@@ -58,6 +58,16 @@ def input_tokens_bound(request: chat_pb2.ChatRequest) -> int:
     return messages + tools + rest + _parts(request.prediction) + MESSAGE_TOKENS
 
 
+def input_tokens_within(request: chat_pb2.ChatRequest, context_max: int) -> int:
+    """As :func:`input_tokens_bound`, for a model whose window is known: what fits into it is the
+    most that can be charged, a linked document included. 0 for a window that is not known.
+    """
+    bound = input_tokens_bound(request)
+    if not context_max or bound < min(context_max, DOCUMENT_TOKENS_MAX):
+        return bound
+    return context_max
+
+
 def input_tokens_guess(request: chat_pb2.ChatRequest) -> int:
     """About how many tokens the input has."""
     bound = input_tokens_bound(request)
@@ -93,30 +103,42 @@ def exceeds(request: chat_pb2.ChatRequest, input_tokens: int, output_tokens: int
 
 
 def cost_bound(
-    request: chat_pb2.ChatRequest, sheet: price_pb2.PriceSheet | None, model_max: int
+    request: chat_pb2.ChatRequest,
+    sheet: price_pb2.PriceSheet | None,
+    model_max: int,
+    context_max: int = 0,
 ) -> int | None:
     """The most that one attempt can cost, in nano-USD; ``None`` when nothing bounds it.
 
     Every token at the dearest rate that can apply to it, in any tier. A web search has no known
-    number, so a call that may search where searches are charged has no bound.
+    number, so a call that may search where searches are charged has no bound. An answer fits into
+    the window where its own maximum is not known.
+
+    Args:
+        request: the call.
+        sheet: its price; ``None`` when nothing is charged.
+        model_max: the model's most output tokens for one choice; 0 when unknown.
+        context_max: its window, input and output together; 0 when unknown.
     """
     if sheet is None or sheet.free:
         return 0
-    output = output_tokens_bound(request, model_max)
+    output = output_tokens_bound(request, model_max or context_max)
     searches = any(rate.meter == price_pb2.METER_WEB_SEARCHES for rate in sheet.rates)
     if output is None or (searches and _may_search(request)):
         return None
+    inputs = input_tokens_within(request, context_max)
+    rates = [rate for rate in sheet.rates if rate.above_input_tokens < max(inputs, 1)]
     total = (
-        input_tokens_bound(request) * _dearest(sheet, _INPUT)
-        + output * _dearest(sheet, _OUTPUT)
-        + _dearest(sheet, frozenset({price_pb2.METER_REQUESTS}))
+        inputs * _dearest(rates, _INPUT)
+        + output * _dearest(rates, _OUTPUT)
+        + _dearest(rates, frozenset({price_pb2.METER_REQUESTS}))
     )
     return -(-total // _PER)
 
 
-def _dearest(sheet: price_pb2.PriceSheet, meters: frozenset[int]) -> int:
-    rates = [rate.nano_usd_per_million for rate in sheet.rates if rate.meter in meters]
-    return max(rates, default=0)
+def _dearest(rates: Iterable[price_pb2.Rate], meters: frozenset[int]) -> int:
+    found = [rate.nano_usd_per_million for rate in rates if rate.meter in meters]
+    return max(found, default=0)
 
 
 def _may_search(request: chat_pb2.ChatRequest) -> bool:

@@ -16,7 +16,7 @@ from onegate.usage.v1 import price_pb2, price_service_pb2
 from runtime.errors import GatewayError
 from services.router.providers.base import ListedModel
 
-NAME: Final = re.compile(r"[A-Za-z0-9._:/@+-]{1,200}")
+NAME: Final = re.compile(r"[A-Za-z0-9._~:/@+-]{1,200}")
 """What a model's name may be made of; it becomes a part of paths and of reports."""
 RESOLVED_MAX: Final = 10_000
 """How many answers are remembered; callers choose the names."""
@@ -41,6 +41,8 @@ _RATE_NAMES: Final = {
 }
 """The words for meters in a model's ``pricing``
 (https://openrouter.ai/docs/guides/overview/models), with our own where OpenRouter has none."""
+
+_NO_FACTS: Final = price_service_pb2.ModelFacts()
 
 
 class Prices(Protocol):
@@ -80,6 +82,8 @@ class Deployment:
     free: bool
     output_tokens_max: int = 0
     """The most output tokens; 0 when unknown."""
+    context_tokens_max: int = 0
+    """The most tokens, input and output together; 0 when unknown."""
 
 
 @dataclass(slots=True)
@@ -218,14 +222,16 @@ class Catalog:
 
     def _deployment(self, provider: _Provider, name: str) -> Deployment:
         configured = provider.configured
-        listed = provider.listed.get(name)
+        listed = provider.listed.get(name) or ListedModel(name)
+        facts = self._facts(provider, name)
         return Deployment(
             id=f"{configured.name}/{name}",
             provider=configured.name,
             model=name,
             price_name=f"{configured.kind}/{name}",
             free=configured.free,
-            output_tokens_max=listed.output_tokens_max if listed else 0,
+            output_tokens_max=listed.output_tokens_max or facts.output_tokens_max,
+            context_tokens_max=listed.context_tokens_max or facts.context_tokens_max,
         )
 
     def _priced(self, provider: _Provider, name: str) -> bool:
@@ -240,24 +246,34 @@ class Catalog:
     def _described(self, provider: _Provider, name: str) -> model_service_pb2.Model:
         configured = provider.configured
         listed = provider.listed.get(name) or ListedModel(name)
-        facts = self._prices.facts(f"{configured.kind}/{name}")
+        facts = self._facts(provider, name)
         sheet = self._prices.find(f"{configured.kind}/{name}")
         free = configured.free or (sheet is not None and sheet.free)
         return model_service_pb2.Model(
             id=f"{configured.name}/{name}",
             provider=configured.name,
-            name=listed.name or (facts.name if facts else "") or name,
+            name=listed.name or facts.name or name,
             owner=listed.owner or configured.kind,
             created_unix_s=listed.created_unix_s,
-            context_tokens_max=listed.context_tokens_max
-            or (facts.context_tokens_max if facts else 0),
-            output_tokens_max=listed.output_tokens_max,
+            context_tokens_max=listed.context_tokens_max or facts.context_tokens_max,
+            output_tokens_max=listed.output_tokens_max or facts.output_tokens_max,
+            input_modalities=facts.input_modalities,
+            output_modalities=facts.output_modalities,
             endpoints=["chat.completions"],
+            supported_parameters=facts.supported_parameters,
             rates=_rates(sheet) if sheet is not None and not free else [],
             free=free,
             callable=free or sheet is not None,
+            data_policy=_data_policy(facts),
             aliases=self._aliases(provider, name),
+            knowledge=facts.knowledge,
+            shutdown_on=listed.shutdown_on or facts.shutdown_on,
+            deprecated=facts.deprecated or bool(listed.shutdown_on),
+            sources=_sources(sheet, facts),
         )
+
+    def _facts(self, provider: _Provider, name: str) -> price_service_pb2.ModelFacts:
+        return self._prices.facts(f"{provider.configured.kind}/{name}") or _NO_FACTS
 
     def _aliases(self, provider: _Provider, name: str) -> list[str]:
         """The bare name, where it means this deployment."""
@@ -283,6 +299,24 @@ def _rates(sheet: price_pb2.PriceSheet) -> list[model_service_pb2.ModelRate]:
         for rate in sheet.rates
         if rate.meter in _RATE_NAMES and not rate.above_input_tokens and not rate.service_tier
     ]
+
+
+def _data_policy(facts: price_service_pb2.ModelFacts) -> model_service_pb2.DataPolicy:
+    handling = facts.data_handling
+    policy = model_service_pb2.DataPolicy(region=handling.region)
+    if handling.HasField("retention_days"):
+        policy.retention_days = handling.retention_days
+    if handling.HasField("training"):
+        policy.training = handling.training
+    return policy
+
+
+def _sources(
+    sheet: price_pb2.PriceSheet | None, facts: price_service_pb2.ModelFacts
+) -> Iterable[str]:
+    """Where the price and the rest are from, each once."""
+    priced = [sheet.source] if sheet is not None and sheet.source else []
+    return dict.fromkeys([*priced, *facts.sources])
 
 
 def _not_found(message: str) -> NoReturn:

@@ -127,7 +127,9 @@ class ChatCall:
 
     def _cost_bound(self, deployment: Deployment) -> int | None:
         sheet = self._sheets[deployment.id]
-        return bounds.cost_bound(self._request, sheet, deployment.output_tokens_max)
+        return bounds.cost_bound(
+            self._request, sheet, deployment.output_tokens_max, deployment.context_tokens_max
+        )
 
     def _ill(self, deployment: Deployment, now_s: float) -> GatewayError | None:
         """Why the deployment cannot be asked at this moment."""

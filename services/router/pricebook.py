@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import grpc
 
@@ -47,6 +47,7 @@ _RECONNECT_S_MAX: Final = 2.0
 _LEARNING: Final = 16
 _LOG = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
 _Answer: TypeAlias = PriceSheet | GatewayError | None
 """What a question ends in; an error that nobody waits for any more must not be raised."""
@@ -91,6 +92,8 @@ class _Listed:
 
     def put(self, news: price_service_pb2.WatchPricesResponse) -> None:
         """Takes a message in."""
+        for model in news.replaced:
+            self.sheets.pop(model, None)
         for sheet in news.prices:
             self.sheets.setdefault(sheet.model, _Sheets()).put(sheet)
         for facts in news.facts:
@@ -112,6 +115,7 @@ class PriceBook:
         self._watcher = watcher
         self._listed = _Listed()
         self._named: OrderedDict[str, _Sheets] = OrderedDict()
+        self._named_facts: OrderedDict[str, price_service_pb2.ModelFacts] = OrderedDict()
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._asked: dict[str, asyncio.Task[_Answer]] = {}
         self._heard = False
@@ -192,16 +196,19 @@ class PriceBook:
         return [m.removeprefix(prefix) for m in self._listed.sheets if m.startswith(prefix)]
 
     def facts(self, model: str) -> price_service_pb2.ModelFacts | None:
-        """What is known beside the price; ``None`` for names that are not listed."""
-        return self._listed.facts.get(model)
+        """What is known beside the price; ``None`` for names neither listed nor asked for."""
+        return self._listed.facts.get(model) or self._named_facts.get(model)
 
     async def _ask(self, model: str) -> _Answer:
         """What usage says about a name, kept."""
         request = price_service_pb2.GetPriceRequest(model=model)
         sheets = _Sheets()
         try:
-            for sheet in (await unary(self._stub.GetPrice, request, timeout_s=TIMEOUT_S)).prices:
+            answer = await unary(self._stub.GetPrice, request, timeout_s=TIMEOUT_S)
+            for sheet in answer.prices:
                 sheets.put(sheet)
+            if answer.HasField("facts"):
+                _keep(self._named_facts, model, answer.facts)
         except GatewayError as error:
             # A name that cannot be one has no price; any other refusal says nothing about it.
             if error.reason != error_pb2.ERROR_REASON_INVALID_REQUEST:
@@ -209,9 +216,7 @@ class PriceBook:
         if not sheets:
             self._has_none(model)
             return None
-        self._named[model] = sheets
-        if len(self._named) > NAMES_MAX:
-            self._named.popitem(last=False)
+        _keep(self._named, model, sheets)
         return sheets.at(self._clock)
 
     def _has_none(self, model: str) -> None:
@@ -261,6 +266,9 @@ class PriceBook:
                 if not isinstance(news, price_service_pb2.WatchPricesResponse):
                     return
                 fresh.put(news)
+                for model in news.replaced:
+                    self._named.pop(model, None)
+                    self._unknown.pop(model, None)
                 if news.complete and not complete:
                     complete = True
                     await self._replace(fresh)
@@ -282,6 +290,13 @@ class PriceBook:
         self._heard = True
         self._failures = 0
         await self._ask_again()
+
+
+def _keep(known: "OrderedDict[str, T]", model: str, value: T) -> None:
+    """Remembers; what was learnt first is forgotten for what is too much."""
+    known[model] = value
+    if len(known) > NAMES_MAX:
+        known.popitem(last=False)
 
 
 def _away(model: str) -> GatewayError:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from onegate.router.v1 import model_service_pb2_grpc
@@ -14,6 +15,7 @@ from runtime.credentials import credential
 from runtime.grants import GrantClient
 from runtime.metrics import Metrics, serve_metrics
 from runtime.rpc import RpcServer, channel
+from runtime.secrets import SecretError, read_secret
 from services.router import demo
 from services.router.catalog import Catalog
 from services.router.configured import Configured, configure, with_demo
@@ -140,11 +142,26 @@ async def _serve(settings: Settings, parts: Parts, stack: AsyncExitStack) -> Rpc
     rpc.add_calls({CHAT_METHOD: ChatExecution(parts).chat})
     rpc.add(
         model_service_pb2_grpc.add_ModelServiceServicer_to_server,
-        ModelService(parts.catalog, parts.grants, parts.clock),
+        ModelService(
+            parts.catalog,
+            parts.grants,
+            parts.clock,
+            partial(_operator_token, settings.rpc.operator_token_file),
+        ),
     )
     await rpc.start(settings.router.listen)
     stack.push_async_callback(rpc.stop, 0.0)
     return rpc
+
+
+def _operator_token(file: str) -> str:
+    """The operator's token; empty where there is none. Read when it is needed: on one machine auth
+    makes the file, and in a cluster routers may do without.
+    """
+    try:
+        return read_secret(Path(file)).reveal() if file else ""
+    except SecretError:
+        return ""
 
 
 async def _heard(router: _Router, stop: asyncio.Event) -> bool:

@@ -3,17 +3,15 @@
 # ruff: noqa: N802 - methods are named as the contract names them
 
 import asyncio
-import bisect
 import logging
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any, Final, TypeAlias
 
 import grpc
 
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
-    price_service_pb2,
     price_service_pb2_grpc,
     usage_service_pb2,
     usage_service_pb2_grpc,
@@ -22,20 +20,19 @@ from runtime.clock import SystemClock, SystemEntropy
 from runtime.config import Settings
 from runtime.errors import GatewayError
 from runtime.metrics import Metrics, serve_metrics
-from runtime.patterns import matches
 from runtime.rpc import RpcServer, require_operator
 from runtime.secrets import FileSecrets, Secret
 from runtime.sql import open_database
 from services.usage import reports, seed
 from services.usage.board import Board
+from services.usage.facts import shipped_facts
 from services.usage.intake import Intake
+from services.usage.price_service import OperatorPrices, PriceService
+from services.usage.price_store import SqlPriceStore
 from services.usage.store import SqlStore, Store, Verdict
 
 RECORDS_MAX: Final = 1_000
 """The most records of one request."""
-
-MODEL_CHARS_MAX: Final = 256
-"""The longest name of a model that is looked up."""
 
 STOP_GRACE_S: Final = 5.0
 """How long calls under way may take when the service stops, in seconds."""
@@ -114,46 +111,6 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
         )
 
 
-class PriceService(price_service_pb2_grpc.PriceServiceServicer):
-    """Says what models cost."""
-
-    def __init__(self, board: Board) -> None:
-        self._board = board
-
-    async def ListPrices(
-        self, request: price_service_pb2.ListPricesRequest, _context: Context
-    ) -> price_service_pb2.ListPricesResponse:
-        """A page of the sheets in force now, by model."""
-        count = reports.page_size_of(request.page_size)
-        pattern = request.model or "*"
-        after = reports.place_of(request.page_token, pattern)
-        models = self._board.models
-        start = 0 if after is None else bisect.bisect_right(models, after)
-        found = [model for model in models[start:] if matches(pattern, model)]
-        page = found[:count]
-        return price_service_pb2.ListPricesResponse(
-            prices=map(self._board.in_force, page),
-            next_page_token=reports.token_of(page[-1], pattern) if len(found) > count else "",
-        )
-
-    async def WatchPrices(
-        self, request: price_service_pb2.WatchPricesRequest, _context: Context
-    ) -> AsyncGenerator[price_service_pb2.WatchPricesResponse, None]:
-        """All sheets, then what is added."""
-        _LOG.info("%r watches prices", request.watcher[:64])
-        async with aclosing(self._board.watch()) as news:
-            async for response in news:
-                yield response
-
-    async def GetPrice(
-        self, request: price_service_pb2.GetPriceRequest, _context: Context
-    ) -> price_service_pb2.GetPriceResponse:
-        """The sheets of one name; none when nobody knows it."""
-        if not 0 < len(request.model) <= MODEL_CHARS_MAX:
-            raise _invalid("model", f"must be `kind/name` of at most {MODEL_CHARS_MAX} characters")
-        return price_service_pb2.GetPriceResponse(prices=self._board.prices(request.model))
-
-
 def _invalid(param: str, what: str) -> GatewayError:
     return GatewayError(error_pb2.ERROR_REASON_INVALID_REQUEST, f"`{param}` {what}.", param=param)
 
@@ -164,10 +121,14 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
     operator_token = FileSecrets(SystemEntropy()).read_or_make(settings.rpc.operator_token_file)
     metrics = Metrics("usage")
     async with AsyncExitStack() as cleanup:
-        store = SqlStore(open_database(settings.usage.dsn))
+        database = open_database(settings.usage.dsn)
+        store, price_store = SqlStore(database), SqlPriceStore(database)
         cleanup.push_async_callback(store.close)
         await store.migrate(now=clock.now())
-        board = Board(seed.catalogue(), clock)
+        await price_store.migrate(now=clock.now())
+        board = Board(seed.catalogue(), shipped_facts(), clock)
+        prices = OperatorPrices(price_store, board, clock)
+        await prices.refresh()
         await board.extend()
         intake = Intake(store, clock)
         cleanup.push_async_callback(intake.close)
@@ -177,11 +138,15 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         server = RpcServer(settings.rpc, "usage")
         service = UsageService(store, intake, operator_token, metrics)
         server.add(usage_service_pb2_grpc.add_UsageServiceServicer_to_server, service)
-        server.add(price_service_pb2_grpc.add_PriceServiceServicer_to_server, PriceService(board))
+        server.add(
+            price_service_pb2_grpc.add_PriceServiceServicer_to_server,
+            PriceService(board, prices, operator_token),
+        )
         await server.start(settings.usage.listen)
         cleanup.push_async_callback(server.stop, STOP_GRACE_S)
         async with asyncio.TaskGroup() as tasks:
-            extending = tasks.create_task(board.run())
+            running = [tasks.create_task(board.run()), tasks.create_task(prices.run())]
             ready()
             await stop.wait()
-            extending.cancel()
+            for task in running:
+                task.cancel()

@@ -40,6 +40,10 @@ class Model(_message.Message):
     CALLABLE_FIELD_NUMBER: _builtins.int
     DATA_POLICY_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    KNOWLEDGE_FIELD_NUMBER: _builtins.int
+    SHUTDOWN_ON_FIELD_NUMBER: _builtins.int
+    DEPRECATED_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """`provider/model`."""
     provider: _builtins.str
@@ -58,6 +62,12 @@ class Model(_message.Message):
     """An operator said that nothing is charged."""
     callable: _builtins.bool
     """Whether a call is admitted: a price is known, or it is free."""
+    knowledge: _builtins.str
+    """Until when it knows the world, as `2025-03` or `2025-03-31`; empty when unknown."""
+    shutdown_on: _builtins.str
+    """The day on which it is switched off, as `2026-10-23`; empty when none is announced."""
+    deprecated: _builtins.bool
+    """The vendor advises against it."""
     @_builtins.property
     def input_modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it reads: `text`, `image`, `audio`, `video`, `file`."""
@@ -86,6 +96,10 @@ class Model(_message.Message):
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other names that it answers to."""
 
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where all this is from: the price, and what is known beside it."""
+
     def __init__(
         self,
         *,
@@ -105,10 +119,14 @@ class Model(_message.Message):
         callable: _builtins.bool = ...,
         data_policy: Global___DataPolicy | None = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
+        knowledge: _builtins.str = ...,
+        shutdown_on: _builtins.str = ...,
+        deprecated: _builtins.bool = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data_policy", b"data_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "callable", b"callable", "context_tokens_max", b"context_tokens_max", "created_unix_s", b"created_unix_s", "data_policy", b"data_policy", "endpoints", b"endpoints", "free", b"free", "id", b"id", "input_modalities", b"input_modalities", "name", b"name", "output_modalities", b"output_modalities", "output_tokens_max", b"output_tokens_max", "owner", b"owner", "provider", b"provider", "rates", b"rates", "supported_parameters", b"supported_parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "callable", b"callable", "context_tokens_max", b"context_tokens_max", "created_unix_s", b"created_unix_s", "data_policy", b"data_policy", "deprecated", b"deprecated", "endpoints", b"endpoints", "free", b"free", "id", b"id", "input_modalities", b"input_modalities", "knowledge", b"knowledge", "name", b"name", "output_modalities", b"output_modalities", "output_tokens_max", b"output_tokens_max", "owner", b"owner", "provider", b"provider", "rates", b"rates", "shutdown_on", b"shutdown_on", "sources", b"sources", "supported_parameters", b"supported_parameters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ModelServiceStub:
-    """Says which models a key may call. The caller's key travels in the metadata.
+    """Says which models a key may call. The caller's key travels in the metadata; with the operator's token instead of a
+    key, all models are told.
     """
 
     def __init__(self, channel):
@@ -48,7 +49,8 @@ class ModelServiceStub:
 
 
 class ModelServiceServicer:
-    """Says which models a key may call. The caller's key travels in the metadata.
+    """Says which models a key may call. The caller's key travels in the metadata; with the operator's token instead of a
+    key, all models are told.
     """
 
     def ListModels(self, request, context):
@@ -87,7 +89,8 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService:
-    """Says which models a key may call. The caller's key travels in the metadata.
+    """Says which models a key may call. The caller's key travels in the metadata; with the operator's token instead of a
+    key, all models are told.
     """
 
     @staticmethod

@@ -13,7 +13,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ModelServiceStub:
-    """Says which models a key may call. The caller's key travels in the metadata."""
+    """Says which models a key may call. The caller's key travels in the metadata; with the operator's token instead of a
+    key, all models are told.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListModels: _aio.UnaryUnaryMultiCallable[_model_service_pb2.ListModelsRequest, _model_service_pb2.ListModelsResponse]
@@ -22,7 +24,9 @@ class ModelServiceStub:
     """One model, or MODEL_NOT_FOUND."""
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Says which models a key may call. The caller's key travels in the metadata."""
+    """Says which models a key may call. The caller's key travels in the metadata; with the operator's token instead of a
+    key, all models are told.
+    """
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from onegate.usage.v1 import price_pb2 as _price_pb2
 import builtins as _builtins
@@ -108,6 +109,7 @@ class WatchPricesResponse(_message.Message):
     PRICES_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
+    REPLACED_FIELD_NUMBER: _builtins.int
     complete: _builtins.bool
     """True on the message that completes the first full set."""
     @_builtins.property
@@ -118,16 +120,21 @@ class WatchPricesResponse(_message.Message):
     def facts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelFacts]:
         """What the source of the prices says about the same models beside their prices."""
 
+    @_builtins.property
+    def replaced(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models whose sheets told so far are void; those in `prices`, if any, take their place."""
+
     def __init__(
         self,
         *,
         prices: _abc.Iterable[_price_pb2.PriceSheet] | None = ...,
         complete: _builtins.bool = ...,
         facts: _abc.Iterable[Global___ModelFacts] | None = ...,
+        replaced: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "facts", b"facts", "prices", b"prices"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "facts", b"facts", "prices", b"prices", "replaced", b"replaced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -143,6 +150,14 @@ class ModelFacts(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     CONTEXT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
     DEPRECATED_FIELD_NUMBER: _builtins.int
+    OUTPUT_TOKENS_MAX_FIELD_NUMBER: _builtins.int
+    INPUT_MODALITIES_FIELD_NUMBER: _builtins.int
+    OUTPUT_MODALITIES_FIELD_NUMBER: _builtins.int
+    SUPPORTED_PARAMETERS_FIELD_NUMBER: _builtins.int
+    KNOWLEDGE_FIELD_NUMBER: _builtins.int
+    SHUTDOWN_ON_FIELD_NUMBER: _builtins.int
+    DATA_HANDLING_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model, as in `PriceSheet.model`."""
     name: _builtins.str
@@ -151,6 +166,32 @@ class ModelFacts(_message.Message):
     """How many tokens fit into its context window; 0 when unknown."""
     deprecated: _builtins.bool
     """The vendor is about to switch it off."""
+    output_tokens_max: _builtins.int
+    """The most tokens of one answer; 0 when unknown."""
+    knowledge: _builtins.str
+    """Until when it knows the world, as `2025-03` or `2025-03-31`; empty when unknown."""
+    shutdown_on: _builtins.str
+    """The day on which the vendor switches it off, as `2026-10-23`; empty when none is announced."""
+    @_builtins.property
+    def input_modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it reads: `text`, `image`, `audio`, `video`, `file`; empty when unknown."""
+
+    @_builtins.property
+    def output_modalities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What it writes; empty when unknown."""
+
+    @_builtins.property
+    def supported_parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Request fields that it is known to take, as OpenAI names them; empty when unknown."""
+
+    @_builtins.property
+    def data_handling(self) -> Global___DataHandling:
+        """What the vendor's own terms say about the data of its API."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where these facts are from, one source each."""
+
     def __init__(
         self,
         *,
@@ -158,14 +199,59 @@ class ModelFacts(_message.Message):
         name: _builtins.str = ...,
         context_tokens_max: _builtins.int = ...,
         deprecated: _builtins.bool = ...,
+        output_tokens_max: _builtins.int = ...,
+        input_modalities: _abc.Iterable[_builtins.str] | None = ...,
+        output_modalities: _abc.Iterable[_builtins.str] | None = ...,
+        supported_parameters: _abc.Iterable[_builtins.str] | None = ...,
+        knowledge: _builtins.str = ...,
+        shutdown_on: _builtins.str = ...,
+        data_handling: Global___DataHandling | None = ...,
+        sources: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data_handling", b"data_handling"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens_max", b"context_tokens_max", "deprecated", b"deprecated", "model", b"model", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_tokens_max", b"context_tokens_max", "data_handling", b"data_handling", "deprecated", b"deprecated", "input_modalities", b"input_modalities", "knowledge", b"knowledge", "model", b"model", "name", b"name", "output_modalities", b"output_modalities", "output_tokens_max", b"output_tokens_max", "shutdown_on", b"shutdown_on", "sources", b"sources", "supported_parameters", b"supported_parameters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ModelFacts: _TypeAlias = ModelFacts  # noqa: Y015
+
+@_typing.final
+class DataHandling(_message.Message):
+    """What a vendor says that it does with the data of API calls, unless a contract says otherwise."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    TRAINING_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """Where it is processed (`eu`, `us`); empty when it may be anywhere or is unknown."""
+    retention_days: _builtins.int
+    """How many days prompts are kept; unset when unknown."""
+    training: _builtins.bool
+    """Whether models are trained on prompts; unset when unknown."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+        retention_days: _builtins.int | None = ...,
+        training: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_training", b"_training", "retention_days", b"retention_days", "training", b"training"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_training", b"_training", "region", b"region", "retention_days", b"retention_days", "training", b"training"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
+    _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015
+    _WhichOneofReturnType__training: _TypeAlias = _typing.Literal["training"]  # noqa: Y015
+    _WhichOneofArgType__training: _TypeAlias = _typing.Literal["_training", b"_training"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_days) -> _WhichOneofReturnType__retention_days | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__training) -> _WhichOneofReturnType__training | None: ...
+
+Global___DataHandling: _TypeAlias = DataHandling  # noqa: Y015
 
 @_typing.final
 class GetPriceRequest(_message.Message):
@@ -196,11 +282,71 @@ class GetPriceResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PRICES_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[_price_pb2.PriceSheet]:
         """The sheet in force and those to come, oldest first, each with `model` as it was asked for; empty when no price
         is known.
         """
+
+    @_builtins.property
+    def facts(self) -> Global___ModelFacts:
+        """What is known beside the price; unset when nothing is."""
+
+    def __init__(
+        self,
+        *,
+        prices: _abc.Iterable[_price_pb2.PriceSheet] | None = ...,
+        facts: Global___ModelFacts | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "prices", b"prices"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetPriceResponse: _TypeAlias = GetPriceResponse  # noqa: Y015
+
+@_typing.final
+class SetPricesRequest(_message.Message):
+    """Prices to set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICES_FIELD_NUMBER: _builtins.int
+    WITHDRAWN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[_price_pb2.PriceSheet]:
+        """Sheets without `version`, at most 10,000. Without `valid_from` they apply from now on; `source` says who says so."""
+
+    @_builtins.property
+    def withdrawn(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models whose operator's price ends now: what ships with the gateway applies to them again."""
+
+    def __init__(
+        self,
+        *,
+        prices: _abc.Iterable[_price_pb2.PriceSheet] | None = ...,
+        withdrawn: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["prices", b"prices", "withdrawn", b"withdrawn"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetPricesRequest: _TypeAlias = SetPricesRequest  # noqa: Y015
+
+@_typing.final
+class SetPricesResponse(_message.Message):
+    """What was set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRICES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def prices(self) -> _containers.RepeatedCompositeFieldContainer[_price_pb2.PriceSheet]:
+        """The sheets as they are kept; without those that were there already, word for word."""
 
     def __init__(
         self,
@@ -213,4 +359,102 @@ class GetPriceResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___GetPriceResponse: _TypeAlias = GetPriceResponse  # noqa: Y015
+Global___SetPricesResponse: _TypeAlias = SetPricesResponse  # noqa: Y015
+
+@_typing.final
+class ListPriceChangesRequest(_message.Message):
+    """Asks for a page of changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Only models that match this pattern (`*` matches anything); empty for all."""
+    page_size: _builtins.int
+    """At most so many; 0 means 100, the most is 1,000."""
+    page_token: _builtins.str
+    """Where to go on; empty for the first page."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPriceChangesRequest: _TypeAlias = ListPriceChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListPriceChangesResponse(_message.Message):
+    """A page of changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Where the next page starts; empty on the last."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___PriceChange]:
+        """The changes, newest first."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___PriceChange] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPriceChangesResponse: _TypeAlias = ListPriceChangesResponse  # noqa: Y015
+
+@_typing.final
+class PriceChange(_message.Message):
+    """What an operator set. Immutable: a change of mind is another change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PRICE_FIELD_NUMBER: _builtins.int
+    VALID_FROM_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """The model, as in `PriceSheet.model`."""
+    @_builtins.property
+    def price(self) -> _price_pb2.PriceSheet:
+        """The price; unset where it was withdrawn."""
+
+    @_builtins.property
+    def valid_from(self) -> _timestamp_pb2.Timestamp:
+        """From when it applies."""
+
+    @_builtins.property
+    def recorded_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was said."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        price: _price_pb2.PriceSheet | None = ...,
+        valid_from: _timestamp_pb2.Timestamp | None = ...,
+        recorded_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["price", b"price", "recorded_at", b"recorded_at", "valid_from", b"valid_from"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "price", b"price", "recorded_at", b"recorded_at", "valid_from", b"valid_from"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PriceChange: _TypeAlias = PriceChange  # noqa: Y015

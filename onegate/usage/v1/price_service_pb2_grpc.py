@@ -50,6 +50,16 @@ class PriceServiceStub:
                 request_serializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.GetPriceRequest.SerializeToString,
                 response_deserializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.GetPriceResponse.FromString,
                 _registered_method=True)
+        self.SetPrices = channel.unary_unary(
+                '/onegate.usage.v1.PriceService/SetPrices',
+                request_serializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.SetPricesRequest.SerializeToString,
+                response_deserializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.SetPricesResponse.FromString,
+                _registered_method=True)
+        self.ListPriceChanges = channel.unary_unary(
+                '/onegate.usage.v1.PriceService/ListPriceChanges',
+                request_serializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.ListPriceChangesRequest.SerializeToString,
+                response_deserializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.ListPriceChangesResponse.FromString,
+                _registered_method=True)
 
 
 class PriceServiceServicer:
@@ -77,6 +87,20 @@ class PriceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SetPrices(self, request, context):
+        """Prices models, or takes an operator's prices back, all or none; every watcher is told at once. Needs the operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPriceChanges(self, request, context):
+        """What operators set so far, newest first. Needs the operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PriceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +118,16 @@ def add_PriceServiceServicer_to_server(servicer, server):
                     servicer.GetPrice,
                     request_deserializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.GetPriceRequest.FromString,
                     response_serializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.GetPriceResponse.SerializeToString,
+            ),
+            'SetPrices': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetPrices,
+                    request_deserializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.SetPricesRequest.FromString,
+                    response_serializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.SetPricesResponse.SerializeToString,
+            ),
+            'ListPriceChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPriceChanges,
+                    request_deserializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.ListPriceChangesRequest.FromString,
+                    response_serializer=onegate_dot_usage_dot_v1_dot_price__service__pb2.ListPriceChangesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +212,60 @@ class PriceService:
             '/onegate.usage.v1.PriceService/GetPrice',
             onegate_dot_usage_dot_v1_dot_price__service__pb2.GetPriceRequest.SerializeToString,
             onegate_dot_usage_dot_v1_dot_price__service__pb2.GetPriceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetPrices(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.usage.v1.PriceService/SetPrices',
+            onegate_dot_usage_dot_v1_dot_price__service__pb2.SetPricesRequest.SerializeToString,
+            onegate_dot_usage_dot_v1_dot_price__service__pb2.SetPricesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPriceChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.usage.v1.PriceService/ListPriceChanges',
+            onegate_dot_usage_dot_v1_dot_price__service__pb2.ListPriceChangesRequest.SerializeToString,
+            onegate_dot_usage_dot_v1_dot_price__service__pb2.ListPriceChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

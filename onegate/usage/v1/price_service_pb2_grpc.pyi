@@ -22,6 +22,10 @@ class PriceServiceStub:
     """All sheets in force, then every change, and a heartbeat at least each 5 s."""
     GetPrice: _aio.UnaryUnaryMultiCallable[_price_service_pb2.GetPriceRequest, _price_service_pb2.GetPriceResponse]
     """The sheets of one model by any of its names, also those that the watch does not list (dated snapshots)."""
+    SetPrices: _aio.UnaryUnaryMultiCallable[_price_service_pb2.SetPricesRequest, _price_service_pb2.SetPricesResponse]
+    """Prices models, or takes an operator's prices back, all or none; every watcher is told at once. Needs the operator."""
+    ListPriceChanges: _aio.UnaryUnaryMultiCallable[_price_service_pb2.ListPriceChangesRequest, _price_service_pb2.ListPriceChangesResponse]
+    """What operators set so far, newest first. Needs the operator."""
 
 class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Says what models cost. usage is the authority; routers keep a copy that is pushed to them."""
@@ -49,5 +53,21 @@ class PriceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_price_service_pb2.GetPriceRequest, _abc.Awaitable[_price_service_pb2.GetPriceResponse]],
     ) -> _abc.Awaitable[_price_service_pb2.GetPriceResponse]:
         """The sheets of one model by any of its names, also those that the watch does not list (dated snapshots)."""
+
+    @_abc_1.abstractmethod
+    def SetPrices(
+        self,
+        request: _price_service_pb2.SetPricesRequest,
+        context: _aio.ServicerContext[_price_service_pb2.SetPricesRequest, _abc.Awaitable[_price_service_pb2.SetPricesResponse]],
+    ) -> _abc.Awaitable[_price_service_pb2.SetPricesResponse]:
+        """Prices models, or takes an operator's prices back, all or none; every watcher is told at once. Needs the operator."""
+
+    @_abc_1.abstractmethod
+    def ListPriceChanges(
+        self,
+        request: _price_service_pb2.ListPriceChangesRequest,
+        context: _aio.ServicerContext[_price_service_pb2.ListPriceChangesRequest, _abc.Awaitable[_price_service_pb2.ListPriceChangesResponse]],
+    ) -> _abc.Awaitable[_price_service_pb2.ListPriceChangesResponse]:
+        """What operators set so far, newest first. Needs the operator."""
 
 def add_PriceServiceServicer_to_server(servicer: PriceServiceServicer, server: _aio.Server) -> None: ...

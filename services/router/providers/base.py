@@ -117,6 +117,8 @@ class ListedModel(NamedTuple):
     name: str = ""
     context_tokens_max: int = 0
     output_tokens_max: int = 0
+    shutdown_on: str = ""
+    """The day on which it is switched off, as ``2026-10-23``."""
 
 
 class Wire(Protocol):

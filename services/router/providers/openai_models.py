@@ -33,6 +33,7 @@ _OUTPUT: Final = (
 )
 _OWNER: Final = ("owned_by", "publisher", "organization")
 _NAME: Final = ("name", "display_name")
+_SHUTDOWN: Final = ("shutdown_date",)  # OpenAI: https://developers.openai.com/api/docs/deprecations
 
 
 def listed_models(row: Compatible, body: bytes) -> list[ListedModel]:
@@ -55,6 +56,7 @@ def _model(item: Mapping[str, Any]) -> ListedModel:
         name=_text(item, _NAME),
         context_tokens_max=_count(item, _CONTEXT),
         output_tokens_max=_count(item, _OUTPUT),
+        shutdown_on=_text(item, _SHUTDOWN),
     )
 
 

@@ -28,6 +28,9 @@ FULL = model_service_pb2.Model(
     callable=True,
     data_policy=model_service_pb2.DataPolicy(region="eu", retention_days=0, training=False),
     aliases=["gpt-4o"],
+    knowledge="2023-10",
+    shutdown_on="2027-01-14",
+    deprecated=True,
 )
 BARE = model_service_pb2.Model(id="local/m", provider="local")
 FREE = model_service_pb2.Model(id="local/f", provider="local", free=True)
@@ -44,6 +47,9 @@ def test_a_model_says_all_that_is_known_of_it() -> None:
         "max_output_tokens": 16_384,
         "supported_parameters": ["temperature"],
         "aliases": ["gpt-4o"],
+        "knowledge": "2023-10",
+        "shutdown_date": "2027-01-14",
+        "deprecated": True,
         "modalities": {"input": ["text", "image"], "output": ["text"]},
         "endpoints": ["chat.completions"],
         "pricing": {"prompt": "0.0000025", "request": "1", "completion": "0.000000000000001"},
@@ -54,7 +60,8 @@ def test_a_model_says_all_that_is_known_of_it() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     made = json.loads(model_body(BARE))
-    assert "context_length" not in made
+    unknown = {"context_length", "knowledge", "shutdown_date", "deprecated"}
+    assert not unknown & made.keys()
     assert made["owned_by"] == "local"
     assert made["pricing"] is None
     assert made["data_policy"] == {"region": None, "retention_days": None, "training": None}

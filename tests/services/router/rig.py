@@ -122,6 +122,16 @@ class FakePrices(price_service_pb2_grpc.PriceServiceServicer):
     ) -> price_service_pb2.ListPricesResponse:
         return price_service_pb2.ListPricesResponse(prices=self.sheets)
 
+    async def SetPrices(  # noqa: N802
+        self, request: price_service_pb2.SetPricesRequest, context: Context
+    ) -> price_service_pb2.SetPricesResponse:
+        raise NotImplementedError
+
+    async def ListPriceChanges(  # noqa: N802
+        self, request: price_service_pb2.ListPriceChangesRequest, context: Context
+    ) -> price_service_pb2.ListPriceChangesResponse:
+        raise NotImplementedError
+
 
 class FakeUsage(usage_service_pb2_grpc.UsageServiceServicer):
     """Keeps what is recorded, once for each attempt."""

@@ -15,6 +15,7 @@ from services.router.bounds import (
     exceeds,
     input_tokens_bound,
     input_tokens_guess,
+    input_tokens_within,
     output_tokens_bound,
     tokens_guess,
 )
@@ -206,6 +207,41 @@ def test_what_is_free_costs_nothing_and_what_is_unbounded_has_no_bound() -> None
     sheet = priced(M.METER_INPUT_TOKENS, M.METER_OUTPUT_TOKENS)
     assert cost_bound(request, sheet, 0) is None
     assert cost_bound(request, sheet, 50) == 150
+
+
+@pytest.mark.parametrize(
+    ("bytes_", "window", "most"),
+    [
+        (100, 0, 100),
+        (100, 4000, 100),
+        (5000, 4000, 4000),
+        # A document that is elsewhere may fill a window of two million.
+        (1_000_000, 2_000_000, 2_000_000),
+        (3_000_000, 2_000_000, 2_000_000),
+    ],
+)
+def test_no_more_is_charged_than_fits_into_the_window(bytes_: int, window: int, most: int) -> None:
+    assert input_tokens_within(native(b"{}", bytes_), window) == most
+
+
+def test_a_text_longer_than_the_window_is_bounded_and_not_refused() -> None:
+    # Five bytes a token: 20,000 bytes may well fit into 4,096 tokens.
+    sheet = priced(M.METER_INPUT_TOKENS, M.METER_OUTPUT_TOKENS)
+    assert cost_bound(native(b"x" * 20_000), sheet, 512, 4096) == 4096 + 512
+
+
+def test_an_answer_without_a_cap_fits_into_the_window() -> None:
+    sheet = priced(M.METER_INPUT_TOKENS, M.METER_OUTPUT_TOKENS)
+    assert cost_bound(native(b"x" * 100), sheet, 0, 4096) == 100 + 4096
+
+
+def test_a_rate_for_long_inputs_counts_only_where_the_input_can_be_long() -> None:
+    sheet = priced(M.METER_INPUT_TOKENS, M.METER_OUTPUT_TOKENS)
+    sheet.rates.add(
+        meter=M.METER_INPUT_TOKENS, nano_usd_per_million=9_000_000, above_input_tokens=1000
+    )
+    assert cost_bound(native(b"x" * 1000), sheet, 1) == 1000 + 1
+    assert cost_bound(native(b"x" * 1001), sheet, 1) == 9 * 1001 + 1
 
 
 @pytest.mark.parametrize(

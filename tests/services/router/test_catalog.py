@@ -20,6 +20,7 @@ class PriceTable:
             name: price_pb2.PriceSheet(
                 model=name,
                 version="v1",
+                source="sheet",
                 rates=[
                     price_pb2.Rate(
                         meter=price_pb2.METER_INPUT_TOKENS, nano_usd_per_million=1_000_000_000
@@ -46,7 +47,19 @@ class PriceTable:
     def facts(self, model: str) -> price_service_pb2.ModelFacts | None:
         if model not in self.sheets:
             return None
-        return price_service_pb2.ModelFacts(model=model, name="A Name", context_tokens_max=1000)
+        return price_service_pb2.ModelFacts(
+            model=model,
+            name="A Name",
+            context_tokens_max=1000,
+            output_tokens_max=400,
+            input_modalities=["text", "image"],
+            output_modalities=["text"],
+            supported_parameters=["tools"],
+            knowledge="2025-03",
+            shutdown_on="2026-12-31",
+            data_handling=price_service_pb2.DataHandling(region="eu", retention_days=0),
+            sources=["facts", "sheet"],
+        )
 
     def names(self, kind: str) -> Iterable[str]:
         return [name.partition("/")[2] for name in self.sheets if name.startswith(f"{kind}/")]
@@ -85,6 +98,7 @@ def test_a_model_name_may_have_slashes_of_its_own() -> None:
     catalog = Catalog([provider("openrouter")], prices)
     assert catalog.resolve("openrouter/meta-llama/llama-4").model == "meta-llama/llama-4"
     assert catalog.resolve("meta-llama/llama-4").provider == "openrouter"
+    assert catalog.resolve("openrouter/~z-ai/glm-latest").model == "~z-ai/glm-latest"
 
 
 def test_an_operators_list_is_all_there_is() -> None:
@@ -160,6 +174,48 @@ def test_the_list_shows_what_is_known_to_whom_it_may() -> None:
     assert (unpriced.name, unpriced.owner, unpriced.created_unix_s) == ("Zed", "owner", 12)
     assert (unpriced.context_tokens_max, unpriced.output_tokens_max) == (100, 10)
     assert (unpriced.callable, list(unpriced.rates)) == (False, [])
+
+
+def test_what_is_known_beside_the_price_is_told_with_its_sources() -> None:
+    catalog = Catalog([provider("openai")], PriceTable("openai/a"))
+    (model,) = catalog.models(lambda _: True)
+    assert (model.context_tokens_max, model.output_tokens_max) == (1000, 400)
+    assert list(model.input_modalities) == ["text", "image"]
+    assert list(model.output_modalities) == ["text"]
+    assert list(model.supported_parameters) == ["tools"]
+    assert (model.knowledge, model.shutdown_on, model.deprecated) == (
+        "2025-03",
+        "2026-12-31",
+        False,
+    )
+    assert (model.data_policy.region, model.data_policy.retention_days) == ("eu", 0)
+    assert model.data_policy.HasField("retention_days")
+    assert not model.data_policy.HasField("training")
+    assert list(model.sources) == ["sheet", "facts"]
+    assert catalog.resolve("openai/a").output_tokens_max == 400
+    assert catalog.resolve("openai/a").context_tokens_max == 1000
+
+
+def test_the_vendors_own_list_is_believed_first() -> None:
+    catalog = Catalog([provider("openai")], PriceTable("openai/a"))
+    mine = ListedModel("a", context_tokens_max=7, output_tokens_max=3, shutdown_on="2027-01-01")
+    catalog.discovered("openai", [mine])
+    found = catalog.resolve("openai/a")
+    assert (found.context_tokens_max, found.output_tokens_max) == (7, 3)
+    model = catalog.model(found)
+    assert (model.context_tokens_max, model.output_tokens_max) == (7, 3)
+    assert (model.shutdown_on, model.deprecated) == ("2027-01-01", True)
+
+
+def test_no_training_is_told_as_that_and_not_as_unknown() -> None:
+    class Told(PriceTable):
+        def facts(self, model: str) -> price_service_pb2.ModelFacts | None:
+            handling = price_service_pb2.DataHandling(training=False)
+            return price_service_pb2.ModelFacts(data_handling=handling)
+
+    (model,) = Catalog([provider("openai")], Told("openai/a")).models(lambda _: True)
+    assert model.data_policy.HasField("training")
+    assert not model.data_policy.training
 
 
 def test_free_models_have_no_rates_and_can_be_called() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, time, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -17,13 +17,18 @@ from runtime.rpc import RpcServer, channel
 from services.router import pricebook as module
 from services.router.pricebook import PriceBook
 from services.usage.board import Board
+from services.usage.facts import FactBook
+from services.usage.price_service import OperatorPrices, PriceService
 from services.usage.pricing import Catalogue, Line, PricedModel, Tariff, Vendor
-from services.usage.server import PriceService
-from tests.services.usage.records import NOON, SteppedClock, until
+from tests.services.usage.records import NOON, TOKEN, SteppedClock, prices_of, until
 
 pytestmark = pytest.mark.anyio
 
 RPC = RpcSettings()
+FACTS = FactBook(
+    {"source": "facts-1", "models": {"kind/plain": {"output": 77}, "kind/new": {"context": 9}}},
+    {"vendors": {}, "models": {}},
+)
 INPUT = price_pb2.METER_INPUT_TOKENS
 
 
@@ -91,14 +96,20 @@ class Usage:
 
     def __init__(self, directory: Path, clock: SteppedClock) -> None:
         self.address = f"unix:{directory}/usage.sock"
+        self.directory = directory
         self.clock = clock
         self.service: CountingService
+        self.prices: OperatorPrices
+        self._cleanup = AsyncExitStack()
         self._server: RpcServer | None = None
 
     async def start(self, catalogue: Catalogue | None = None) -> Self:
-        board = Board(catalogue or prices(), self.clock)
+        board = Board(catalogue or prices(), FACTS, self.clock)
         await board.extend()
-        self.service = CountingService(board)
+        self.prices = await self._cleanup.enter_async_context(
+            prices_of(self.directory, board, self.clock)
+        )
+        self.service = CountingService(board, self.prices, TOKEN)
         self.service.asked = []
         self._server = RpcServer(RPC, "usage")
         self._server.add(price_service_pb2_grpc.add_PriceServiceServicer_to_server, self.service)
@@ -108,6 +119,7 @@ class Usage:
     async def stop(self) -> None:
         if self._server is not None:
             await self._server.stop(1)
+            await self._cleanup.aclose()
             self._server = None
 
 
@@ -168,7 +180,21 @@ async def test_names_and_facts_are_those_that_are_listed(usage: Usage) -> None:
         facts = book.facts("kind/plain")
         assert facts is not None
         assert (facts.name, facts.context_tokens_max) == ("Plain", 1000)
+        assert (facts.output_tokens_max, list(facts.sources)) == (77, ["source-1", "facts-1"])
         assert book.facts("kind/plain-2026") is None
+
+
+async def test_facts_come_with_an_answer_also_where_there_is_no_price(usage: Usage) -> None:
+    await usage.start()
+    async with book_of(usage) as book:
+        await until(lambda: book.ready, "the first prices")
+        assert await book.get("kind/new") is None
+        assert await book.get("kind/plain-2026") is not None
+        unpriced, dated = book.facts("kind/new"), book.facts("kind/plain-2026")
+        assert unpriced is not None
+        assert (unpriced.model, unpriced.context_tokens_max) == ("kind/new", 9)
+        assert dated is not None
+        assert dated.context_tokens_max == 1000
 
 
 async def test_another_name_is_asked_for_once_and_then_found(usage: Usage) -> None:

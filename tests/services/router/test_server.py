@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from runtime.clock import SystemClock
 from runtime.config import ProviderSettings, Settings, TelemetrySettings
 from runtime.errors import GatewayError
 from runtime.relay import RelayPool
-from runtime.rpc import channel, from_rpc_error, unary
+from runtime.rpc import OPERATOR_KEY, channel, from_rpc_error, unary
 from runtime.rules import ConfigError
 from services.router import server
 from tests.fake_provider import FakeProvider, Fault, Outcome, Reply
@@ -134,6 +135,31 @@ async def test_listing_needs_a_key(tmp_path: Path) -> None:
         assert await got(rig, "demo/echo", "garbage") == "INVALID_API_KEY"
         blind = rig.add_key(scopes=["files.read"])
         assert await got(rig, "demo/echo", blind) == "SCOPE_MISSING"
+
+
+async def test_the_operator_sees_every_model_and_a_wrong_token_none(tmp_path: Path) -> None:
+    token = tmp_path / "operator.token"
+    rpc = replace(settings_in(tmp_path).rpc, operator_token_file=str(token))
+    demo = ProviderSettings(name="demo", kind="demo", models=("a", "b"))
+    async with running(replace(settings_in(tmp_path, demo), rpc=rpc)) as rig:
+        line = channel(rig.settings.router.listen, rig.settings.rpc)
+        stub = model_service_pb2_grpc.ModelServiceStub(line)
+
+        async def as_operator(presented: str) -> list[str]:
+            request = model_service_pb2.ListModelsRequest()
+            metadata = ((OPERATOR_KEY, presented),)
+            answer = await unary(stub.ListModels, request, timeout_s=5, metadata=metadata)
+            return [model.id for model in answer.models]
+
+        for presented in ("", "x" * 64):
+            with pytest.raises(GatewayError, match="operator"):  # no token here, nobody gets in
+                await as_operator(presented)
+        token.write_text("x" * 64)
+        token.chmod(0o600)
+        assert await as_operator("x" * 64) == ["demo/a", "demo/b"]
+        with pytest.raises(GatewayError, match="operator"):
+            await as_operator("y" * 64)
+        await line.close()
 
 
 async def test_a_model_that_a_provider_adds_can_be_called_within_one_poll(tmp_path: Path) -> None:

@@ -2,14 +2,41 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from onegate.common.v1.token_usage_pb2 import TokenUsage
 from onegate.usage.v1 import usage_record_pb2
 from onegate.usage.v1.usage_record_pb2 import Attribution, UsageRecord
+from runtime.clock import Clock
+from runtime.rpc import OPERATOR_KEY
+from runtime.secrets import Secret
+from runtime.sql import open_database
+from services.usage.board import Board
+from services.usage.price_service import OperatorPrices
+from services.usage.price_store import SqlPriceStore
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+
+TOKEN = Secret("t" * 64)
+OPERATOR = ((OPERATOR_KEY, TOKEN.reveal()),)
+"""The metadata of an operator's call."""
+
+
+@asynccontextmanager
+async def prices_of(directory: Path, board: Board, clock: Clock) -> AsyncIterator[OperatorPrices]:
+    """What operators set, kept in a database of its own."""
+    database = open_database(f"sqlite://{directory}/prices.db")
+    store = SqlPriceStore(database)
+    await store.migrate(now=clock.now())
+    try:
+        made = OperatorPrices(store, board, clock)
+        await made.refresh()
+        yield made
+    finally:
+        await database.close()
 
 
 class SteppedClock:

@@ -219,7 +219,10 @@ def test_a_catalogue_lists_one_name_a_model_and_prices_any_that_matches() -> Non
     )
     at = moment("2026-11-21")
     assert catalogue.models == ["a/x/y", "b/m"]
-    assert [fact.name for fact in catalogue.facts()] == ["M", "M"]
+    facts = catalogue.facts("b/alias")
+    assert facts is not None
+    assert (facts.model, facts.name, list(facts.sources)) == ("b/alias", "M", ["source-1"])
+    assert catalogue.facts("b/other") is None
     asked = catalogue.prices("b/alias", at=at, until=at + DAY)
     assert [sheet.model for sheet in asked] == ["b/alias"] * 3
     assert catalogue.prices("a/x/y", at=at, until=at)

@@ -13,6 +13,7 @@ from genai_prices import data, types
 
 from onegate.common.v1.token_usage_pb2 import TokenUsage
 from onegate.usage.v1 import price_pb2
+from onegate.usage.v1.price_service_pb2 import ModelFacts
 from runtime.money import cost_nano_usd
 from services.usage import seed
 
@@ -266,12 +267,11 @@ def test_what_the_vendor_gives_away_has_an_explicit_zero_and_a_source(kind: str,
 def test_every_listed_name_has_a_price_and_the_facts_follow_the_list() -> None:
     assert len(CATALOGUE.models) > 1500
     assert all(CATALOGUE.prices(model, at=NOW, until=NOW) for model in CATALOGUE.models)
-    facts = list(CATALOGUE.facts())
-    assert [fact.model for fact in facts] == list(CATALOGUE.models)
-    known = {fact.model: fact for fact in facts}
+    known = {model: CATALOGUE.facts(model) or ModelFacts() for model in CATALOGUE.models}
+    assert all(facts.model == model for model, facts in known.items())
     assert known["openai/gpt-4o"].context_tokens_max == 128_000
     assert known["openai/gpt-4o"].name
-    assert any(fact.deprecated for fact in facts)
+    assert any(facts.deprecated for facts in known.values())
 
 
 def test_a_version_names_the_same_rates_on_every_machine_and_day() -> None:

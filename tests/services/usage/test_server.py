@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,8 +26,17 @@ from runtime.errors import GatewayError
 from runtime.rpc import OPERATOR_KEY, RpcServer, channel, unary
 from services.usage import seed, server
 from services.usage.board import AHEAD, Board
-from services.usage.server import PriceService
-from tests.services.usage.records import NOON, SteppedClock, attempt_id, record, until
+from services.usage.facts import shipped_facts
+from services.usage.price_service import OperatorPrices, PriceService
+from tests.services.usage.records import (
+    NOON,
+    TOKEN,
+    SteppedClock,
+    attempt_id,
+    prices_of,
+    record,
+    until,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -240,23 +250,29 @@ class Watched:
     """A price service on a clock that the test moves."""
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._cleanup = AsyncExitStack()
+        self.prices: OperatorPrices
         self.clock = SteppedClock()
-        self.board = Board(seed.catalogue(), self.clock)
+        self.board = Board(seed.catalogue(), shipped_facts(), self.clock)
         self.server = RpcServer(RpcSettings(), "usage")
         self.address = f"unix:{directory}/prices.sock"
         self.channel = channel(self.address, RpcSettings())
 
     async def __aenter__(self) -> Self:
         await self.board.extend()
-        self.server.add(
-            price_service_pb2_grpc.add_PriceServiceServicer_to_server, PriceService(self.board)
+        self.prices = await self._cleanup.enter_async_context(
+            prices_of(self.directory, self.board, self.clock)
         )
+        service = PriceService(self.board, self.prices, TOKEN)
+        self.server.add(price_service_pb2_grpc.add_PriceServiceServicer_to_server, service)
         await self.server.start(self.address)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.channel.close()
         await self.server.stop(1)
+        await self._cleanup.aclose()
 
     def watch(self) -> AsyncIterator[price_service_pb2.WatchPricesResponse]:
         stub = price_service_pb2_grpc.PriceServiceStub(self.channel)
@@ -295,6 +311,8 @@ async def test_the_listed_price_is_the_one_of_the_hour(tmp_path: Path) -> None:
         noon = watched.board.in_force("deepseek/deepseek-chat")
         watched.clock.passed_s = 5 * 3600.0
         evening = watched.board.in_force("deepseek/deepseek-chat")
+        assert noon is not None
+        assert evening is not None
         assert noon.version != evening.version
         asked = watched.board.prices("deepseek/deepseek-chat")[0]
         assert asked.version == evening.version
@@ -302,7 +320,7 @@ async def test_the_listed_price_is_the_one_of_the_hour(tmp_path: Path) -> None:
 
 async def test_the_board_is_extended_by_itself() -> None:
     clock = SteppedClock()
-    board = Board(seed.catalogue(), clock)
+    board = Board(seed.catalogue(), shipped_facts(), clock)
     await board.extend()
     first = board.in_force("openai/gpt-4o")
     running = asyncio.create_task(board.run())
