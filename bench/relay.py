@@ -2,7 +2,8 @@
 
 Run by hand: ``.venv/bin/python -m bench.relay [--seconds 5] [--gather 0.001] [--rounds 3]``. CPU
 time is the process's own, so that a busy machine changes calls/s more than µs per call. ``plain``
-is the same handler behind the ordinary server-streaming RPC, for comparison.
+is the same handler behind the ordinary server-streaming RPC; ``bare`` is a unary call of grpc.aio
+with nothing of ours around it, the yardstick for the machine.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import uvloop
@@ -52,8 +54,23 @@ async def cpu(call: ServerCall) -> None:
     await call.send(struct.pack("d", time.process_time()))
 
 
+class Bare(grpc.GenericRpcHandler):
+    """An echo without anything of ours."""
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        if handler_call_details.method == ECHO:
+            return grpc.unary_unary_rpc_method_handler(self.echo)
+        return None
+
+    async def echo(self, request: bytes, _context: object) -> bytes:
+        return request
+
+
 async def serve(address: str, settings: RpcSettings) -> None:
     """The serving process."""
+    bare = grpc.aio.server(handlers=(Bare(),))
+    bare.add_insecure_port(f"{address}.bare")
+    await bare.start()
     server = RpcServer(settings, "bench")
     server.add_calls({ECHO: echo, STREAM: stream, CPU: cpu})
     await server.start(address)
@@ -61,6 +78,7 @@ async def serve(address: str, settings: RpcSettings) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, done.set)
     await done.wait()
     await server.stop(1)
+    await bare.stop(0)
 
 
 class Client:
@@ -69,6 +87,7 @@ class Client:
     def __init__(self, address: str, settings: RpcSettings) -> None:
         self.pool = RelayPool((address,), settings, SystemClock())
         self.channel = channel(address, settings)
+        self.bare_channel = grpc.aio.insecure_channel(f"{address}.bare")
 
     async def start(self) -> None:
         await self.pool.start()
@@ -87,6 +106,15 @@ class Client:
         ask: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self.channel.unary_stream(method)
         async for _ in ask(BODY, timeout=60, metadata=metadata):
             pass
+
+    async def bare(self) -> None:
+        ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self.bare_channel.unary_unary(ECHO)
+        await ask(BODY)
+
+    async def close(self) -> None:
+        await self.pool.close()
+        await self.channel.close()
+        await self.bare_channel.close()
 
     async def server_cpu_s(self) -> float:
         call = self.pool.call(CPU, b"", metadata={}, timeout_s=10)
@@ -127,6 +155,7 @@ async def compare(client: Client, rounds: int, seconds: float) -> None:
     cases["relay stream of 64, 32 at once"] = (functools.partial(client.relayed, STREAM), 32)
     cases["plain echo, 32 at once"] = (functools.partial(client.plain, ECHO), 32)
     cases["plain stream of 64, 32 at once"] = (functools.partial(client.plain, STREAM), 32)
+    cases["bare unary echo, 32 at once"] = (client.bare, 32)
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, (work, concurrency) in cases.items():
@@ -143,8 +172,7 @@ async def call(address: str, settings: RpcSettings, rounds: int, seconds: float)
     try:
         await compare(client, rounds, seconds)
     finally:
-        await client.pool.close()
-        await client.channel.close()
+        await client.close()
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ because nobody can know how far it got. The protocol is told in ``docs/relay.md`
 
 import asyncio
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -46,6 +47,8 @@ BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
 QUEUED_MESSAGES_MAX: Final = 4
 """A stream takes no new calls while more than so many of the largest messages wait on it."""
+COMPLAIN_AFTER_S: Final = 3.0
+"""How long a target may be away before the log says so."""
 STEADY_S: Final = 5.0
 """A stream that lived so long was no failed attempt: the pauses start small again."""
 
@@ -257,6 +260,7 @@ class RelayPool:
         or the stream lives.
         """
         pause_s = BACKOFF_FIRST_S
+        complain_s = self.clock.monotonic() + COMPLAIN_AFTER_S
         while address in self._targets.addresses:
             began_s = self.clock.monotonic()
             stream = _Stream(self, address)
@@ -264,7 +268,13 @@ class RelayPool:
             self._streams[task] = stream
             task.add_done_callback(self._streams.pop)
             await stream.over.wait()
-            if self.clock.monotonic() - began_s >= STEADY_S:
+            now_s = self.clock.monotonic()
+            if stream.connected:
+                complain_s = now_s + COMPLAIN_AFTER_S
+            elif now_s > complain_s:
+                _LOG.warning("there is no relay to %s: %s", address, stream.why)
+                complain_s = math.inf
+            if now_s - began_s >= STEADY_S:
                 pause_s = BACKOFF_FIRST_S
             await self.clock.sleep(pause_s * (0.5 + self.entropy.bytes(1)[0] / 510))
             pause_s = min(2 * pause_s, BACKOFF_MAX_S)
@@ -280,6 +290,7 @@ class _Stream:
         self._number = 0
         self._draining = False
         self.connected = False
+        self.why = "it ended the stream"
         self.over = asyncio.Event()
         """Set when the stream takes no more calls, although some may go on."""
         self.calls: dict[int, RelayCall] = {}
@@ -322,11 +333,13 @@ class _Stream:
         try:
             await self._exchange(link.stream_stream(RELAY_METHOD)())
         except _BREAKS as error:
-            self._note(error)
+            self._explain(error)
         finally:
             self._pool.retired(self)
             self.over.set()
             self._deadlines.stop()
+            if self.connected and not self._draining:
+                _LOG.warning("the relay to %s broke: %s", self._target, self.why)
             self._settle()
             await link.close()
 
@@ -426,16 +439,13 @@ class _Stream:
             except GatewayError as error:
                 call.finish(error)
 
-    def _note(self, error: BaseException) -> None:
-        """Says why a stream broke, or could not be opened."""
-        why = str(error)
+    def _explain(self, error: BaseException) -> None:
+        """Keeps in words why the stream broke, or could not be opened."""
+        self.why = str(error)
         if isinstance(error, grpc.aio.AioRpcError):
-            why = f"{error.code().name}: {error.details()}"
+            self.why = f"{error.code().name}: {error.details()}"
         elif isinstance(error, TimeoutError):
-            why = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
-        if self._draining and not self.calls:
-            return
-        _LOG.warning("no relay to %s (%s); trying again", self._target, why)
+            self.why = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
 
 
 def _timeout_ms(timeout_s: float) -> int:

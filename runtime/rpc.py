@@ -65,6 +65,9 @@ def channel(
     """A channel to ``unix:PATH``, ``host:port`` or ``dns:///host:port``; connects when it is first
     used, and again by itself.
 
+    Whoever reads a streaming call cancels it in a ``finally``: grpc.aio does not always do it when
+    the reading task is cancelled (not at the moment when the first metadata arrives).
+
     ``lookahead_bytes`` is what a stream takes in before anybody reads it: little, so that a slow
     reader stops its sender, unless something above gRPC bounds it.
     """

@@ -47,6 +47,9 @@ ORGANIZATION_KEY: Final = "x-onegate-organization"
 REFUSALS_LOGGED_MAX: Final = 60
 """How many refusals of one key are logged in a minute."""
 
+CALLERS_MAX: Final = 10_000
+"""Of how many keys refusals are counted in a minute; those of any more are not logged."""
+
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]{2,45}", re.ASCII)
 _BEARER: Final = re.compile(r"bearer +(\S+)", re.IGNORECASE)
 _LOG = logging.getLogger(__name__)
@@ -85,7 +88,6 @@ class Deed:
         self.user: UserRecord | None = None
         self.rights: Rights = OPERATOR
         self.scope: str | None = caller.organization or None
-        self.changed = False
 
     def enter(self) -> None:
         """Finds out who calls. Raises INVALID_API_KEY, KEY_EXPIRED, or SCOPE_MISSING for a key
@@ -164,7 +166,6 @@ class Deed:
         project_id: str = "",
     ) -> None:
         """Logs what the operation has changed."""
-        self.changed = True
         self._append(resource_id=resource_id, before=before, after=after, project_id=project_id)
         _LOG.info("%s: %s", OPERATIONS[self._operation].event, resource_id)
 
@@ -190,7 +191,7 @@ class Deed:
         entry = AuditRecord(
             id=self.new_id("audit_log"),
             sequence=0,
-            organization_id=self.scope or "",
+            organization_id=self.organization_id,
             project_id=project_id,
             type=(operation.event if operation else "") or self._operation or "login.failed",
             effective_at=self.now,
@@ -280,6 +281,8 @@ class Administration:
         if minute != self._minute:
             self._minute = minute
             self._refusals.clear()
+        if len(self._refusals) >= CALLERS_MAX and caller.mac not in self._refusals:
+            return False
         self._refusals[caller.mac] += 1
         return self._refusals[caller.mac] <= REFUSALS_LOGGED_MAX
 

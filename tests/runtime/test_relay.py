@@ -15,6 +15,7 @@ import pytest
 
 from onegate.common.v1 import error_pb2
 from onegate.common.v1.relay_service_pb2 import RelayFrame, RelayRequest, RelayResponse
+from runtime import relay
 from runtime.calls import Handler, ServerCall
 from runtime.clock import SystemClock
 from runtime.config import RpcSettings
@@ -151,6 +152,16 @@ async def test_without_a_target_a_call_is_refused_at_once(target: str) -> None:
     assert "nothing was sent" in error.message
     await pool.close()
     assert time.monotonic() - began < 0.5
+
+
+async def test_a_target_that_stays_away_is_named_in_the_log_once(
+    target: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(relay, "COMPLAIN_AFTER_S", 0.1)
+    async with relay_pool_of(target):
+        await until(lambda: target in caplog.text, "the log names the target")
+        await asyncio.sleep(0.5)
+    assert caplog.text.count("there is no relay to") == 1
 
 
 async def test_a_restarted_target_is_found_again(target: str) -> None:

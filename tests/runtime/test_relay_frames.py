@@ -108,7 +108,7 @@ async def play(scripts: list[list[int]], steps: list[tuple[str, int, int]], wind
             await wire.settle()
             check_credit(wire.frames, granted)
     for number in granted:
-        batch.frames.add(call=number, kind=CREDIT, credit_bytes=1_000_000)
+        batch.frames.add(call=number, kind=CREDIT, credit_bytes=10_000_000)
     wire.incoming.put_nowait(batch.SerializeToString())
     wire.incoming.put_nowait(grpc.aio.EOF)
     async with asyncio.timeout(5):
@@ -270,21 +270,21 @@ async def timed(writer: FrameWriter, bursts: list[tuple[float, int]]) -> list[tu
 
 @pytest.mark.anyio
 async def test_under_load_batches_keep_their_distance_and_the_first_goes_at_once() -> None:
-    writer = FrameWriter(RelayRequest, SystemClock(), RpcSettings(relay_gather_s=0.1))
-    written = await timed(writer, [(0, 6), (0.01, 3), (0.02, 5), (0.3, 1)])
+    writer = FrameWriter(RelayRequest, SystemClock(), RpcSettings(relay_gather_s=0.4))
+    written = await timed(writer, [(0, 6), (0.01, 3), (0.02, 5), (1.0, 1)])
     assert [frames for _, frames in written] == [6, 8, 1]
     times = [at_s for at_s, _ in written]
-    assert times[0] < 0.02
-    assert times[1] - times[0] >= 0.095
-    assert times[2] < 0.35
+    assert times[0] < 0.2
+    assert times[1] - times[0] >= 0.395
+    assert times[2] < 1.2
 
 
 @pytest.mark.anyio
 async def test_a_few_frames_go_at_once_each() -> None:
-    writer = FrameWriter(RelayRequest, SystemClock(), RpcSettings(relay_gather_s=0.1))
-    written = await timed(writer, [(0, 1), (0.01, 2), (0.02, 1)])
+    writer = FrameWriter(RelayRequest, SystemClock(), RpcSettings(relay_gather_s=0.4))
+    written = await timed(writer, [(0, 1), (0.02, 2), (0.04, 1)])
     assert [frames for _, frames in written] == [1, 2, 1]
-    assert written[-1][0] < 0.06
+    assert written[-1][0] < 0.3
 
 
 @pytest.mark.anyio

@@ -227,7 +227,9 @@ def _page(deed: Deed, request: pb.ListKeysRequest) -> Page:
     token = request.page_token
     if request.after:
         # Keys stay, revoked ones too: whoever has seen one can go on after it.
-        token = str(deed.session.position(KeyRecord, request.after) or "")
+        where = {"id": request.after, **key_rows.within(deed.scope)}
+        seen = deed.session.find(KeyRecord, where)
+        token = str(deed.session.position(KeyRecord, seen.id)) if seen else ""
         if not token:
             raise refused("after", "must be the id of a key that was listed before")
     return paging.page(request.page_size, token, ascending=request.ascending)

@@ -123,7 +123,9 @@ def _page(deed: Deed, request: pb.ListProjectsRequest) -> Page:
     token = request.page_token
     if request.after:
         # Projects stay: whoever has seen one can go on after it.
-        token = str(deed.session.position(ProjectRecord, request.after) or "")
+        where = {"id": request.after, **key_rows.within(deed.scope)}
+        seen = deed.session.find(ProjectRecord, where)
+        token = str(deed.session.position(ProjectRecord, seen.id)) if seen else ""
         if not token:
             raise refused("after", "must be the id of a project that was listed before")
     return paging.page(request.page_size, token, ascending=request.ascending)

@@ -24,7 +24,7 @@ from services.auth.records import (
     ProjectDraft,
     ProjectRecord,
 )
-from services.auth.store import SqlStore
+from services.auth.store import MIGRATIONS, SqlStore
 from tests.services.auth.ports import ENTROPY, NOON, SteppedClock, asked, auth_settings, opened
 
 pytestmark = pytest.mark.anyio
@@ -390,3 +390,24 @@ async def test_a_policy_that_this_program_cannot_enforce_lets_nobody_in(tmp_path
         connection.close()
         with pytest.raises(ValueError, match="residency"):
             await identity.store.find_lineage(draft.mac)
+
+
+async def test_a_store_of_the_first_release_is_brought_up_to_date(tmp_path: Path) -> None:
+    database = open_database(auth_settings(tmp_path).dsn)
+    await database.migrate("auth", MIGRATIONS[:1], now=NOON)
+    await database.close()
+    with sqlite3.connect(tmp_path / "auth.db") as connection:
+        connection.execute("INSERT INTO organizations VALUES ('org_1', 'old', '{}', 1, 1, 0)")
+        connection.execute("INSERT INTO projects VALUES ('proj_1', 'org_1', 'old', '{}', 1, 1, 0)")
+        connection.execute(
+            "INSERT INTO keys VALUES ('key_1', 'org_1', 'proj_1', '', 1, 'old', ?, 'sk', '{}',"
+            " 1, 1, 0, NULL, NULL)",
+            (b"m" * 32,),
+        )
+    connection.close()
+    async with opened(tmp_path) as identity:
+        (project,) = (await identity.store.list_projects(None, Page(size=5))).rows
+        assert (project.name, project.archived_at, project.models) == ("old", None, ())
+        lineage = await identity.store.find_lineage(b"m" * 32)
+        assert lineage is not None
+        assert (lineage.key.id, lineage.organization.retention) == ("key_1", "")
