@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import keys, models, prices, serve, usage
+from cli import audit, keys, models, organizations, prices, projects, serve, usage
 from cli.context import CliContext, fail, load
 from cli.up import UpOptions, up
 from runtime.config import ConfigError, nth_worker
@@ -20,6 +20,9 @@ app = typer.Typer(
     help="One API key, one OpenAI-compatible endpoint, hundreds of models.",
 )
 app.add_typer(keys.app, name="keys")
+app.add_typer(projects.app, name="projects")
+app.add_typer(organizations.app, name="orgs")
+app.add_typer(audit.app, name="audit")
 app.add_typer(models.app, name="models")
 app.add_typer(usage.app, name="usage")
 app.add_typer(prices.app, name="prices")
