@@ -203,12 +203,17 @@ class RelayPool:
             writer.send_large(call.number, OPEN, payload, head)
         else:
             head = writer.frame(size)(call=call.number, kind=OPEN, payload=payload).open
-        head.method = method
-        head.timeout_ms = _timeout_ms(timeout_s)
-        head.credit_bytes = WINDOW_BYTES
-        fields = head.metadata
-        for key, value in metadata.items():
-            fields[key] = value
+        try:
+            head.method = method
+            head.timeout_ms = _timeout_ms(timeout_s)
+            head.credit_bytes = WINDOW_BYTES
+            fields = head.metadata
+            for key, value in metadata.items():
+                fields[key] = value
+        except (TypeError, ValueError):
+            # Text that is no text, found when the call is half written: it takes itself back.
+            call.cancel()
+            raise
         return call
 
     def _pick(self) -> "_Stream":
@@ -300,9 +305,9 @@ class _Stream:
 
     def adopt(self, call: RelayCall) -> None:
         """Gives a call a number on this stream."""
-        number = self._number + 1 if self._number < _NUMBER_MAX else 1
+        number = self._number % _NUMBER_MAX + 1
         while number in self.calls:
-            number += 1
+            number = number % _NUMBER_MAX + 1
         self._number = number
         call.bind(self, number)
         self.calls[number] = call

@@ -142,6 +142,31 @@ async def test_a_reader_that_is_cancelled_can_read_again(target: str) -> None:
         assert await collect(call) == [b"released"]
 
 
+async def test_metadata_that_is_no_text_is_a_defect_and_leaves_nothing_behind(target: str) -> None:
+    seen = Seen()
+    async with serving(target, SETTINGS, handlers(seen)), relay_pool(SETTINGS, target) as pool:
+        with pytest.raises(ValueError, match="surrogates"):
+            pool.call(f"{SERVICE}Hold", b"", metadata={"x": "\ud800"}, timeout_s=60)
+        assert pool.calls == 0
+        assert await collect(opened(pool, "Echo", b"x")) == [b"x"]
+        await until(lambda: seen.running == 0, "no handler is left")
+
+
+async def test_call_numbers_begin_again_and_skip_those_in_use(target: str) -> None:
+    seen = Seen()
+    async with serving(target, SETTINGS, handlers(seen)), relay_pool(SETTINGS, target) as pool:
+        held = opened(pool, "Hold")
+        assert (await held.receive(), held.number) == (b"held", 1)
+        pool._ready[0]._number = 2**32 - 2
+        numbers = []
+        for _ in range(3):
+            call = opened(pool, "Echo", b"x")
+            numbers.append(call.number)
+            assert await collect(call) == [b"x"]
+        assert numbers == [2**32 - 1, 2, 3]
+        held.cancel()
+
+
 async def test_without_a_target_a_call_is_refused_at_once(target: str) -> None:
     pool = RelayPool((target,), SETTINGS, SystemClock())
     await pool.start()
