@@ -90,11 +90,7 @@ def shown(record: object | None) -> str:
     return redact(json.dumps(fields, ensure_ascii=False))
 
 
-def _plain(record: object) -> dict[str, Any]:
-    if isinstance(record, Mapping):
-        return {name: _value(value) for name, value in record.items()}
-    if not is_dataclass(record) or isinstance(record, type):
-        raise TypeError("only records are logged")
+def _plain(record: Any) -> dict[str, Any]:
     return {field.name: _value(getattr(record, field.name)) for field in fields(record)}
 
 
