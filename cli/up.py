@@ -139,8 +139,21 @@ def _write_credentials(path: Path, settings: Settings, first: Founded) -> None:
 def _announce(
     settings: Settings, options: UpOptions, first: Founded | None, processes: int
 ) -> None:
-    """Says where the gateway is and, once, what its keys are."""
+    """Says where the gateway is and, once, what its keys are; in one piece, between log lines."""
     console = _console()
+    with console.capture() as said:
+        _say(console, settings, options, first, processes)
+    sys.stderr.write(said.get())
+    sys.stderr.flush()
+
+
+def _say(
+    console: Console,
+    settings: Settings,
+    options: UpOptions,
+    first: Founded | None,
+    processes: int,
+) -> None:
     url = base_url(settings)
     console.print(f"\n[bold green]onegate is up[/] at [bold]{url}[/]  (Ctrl-C stops it)")
     console.print(f"  data in {settings.data_dir}, {processes} processes", style="dim")
