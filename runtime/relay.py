@@ -396,13 +396,13 @@ class _Stream:
                 assembly.add(call.number, frame.payload)
             else:
                 payload = frame.payload
-                if assembly.parts:
+                # An END with a payload has no error.
+                failed = not payload and kind == END and frame.HasField("error")
+                if assembly.parts and not failed:
                     payload = assembly.whole(call.number, payload)
                 if (payload or kind == DATA) and not call.arrived(payload):
                     self._distrust(call)
                 elif kind == END:
-                    # With a last payload it has no error.
-                    failed = not payload and frame.HasField("error")
                     self._finish(call, received(frame.error) if failed else None)
 
     def _distrust(self, call: RelayCall) -> None:

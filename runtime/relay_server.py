@@ -221,6 +221,8 @@ class _ServerStream:
                     raise RelayProtocolError("A payload came without credit for it.")
             elif kind == CANCEL:
                 assembly.drop(number)
+                # The handler may be done while its last payload still waits.
+                self.writer.forget(number)
                 if call is not None:
                     self._drop(call)
             elif kind == CREDIT:

@@ -287,7 +287,6 @@ class FrameWriter:
         self._full_bytes = self._large_bytes = 0
         self._begin()
         self._weigh()
-        self._release()
         for batch in batches:
             for frame in batch.frames:
                 if frame.kind == OPEN and frame.call in whole:

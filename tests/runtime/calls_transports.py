@@ -15,7 +15,7 @@ from runtime.calls import Handler, ServerCall
 from runtime.clock import SystemClock
 from runtime.config import RpcSettings
 from runtime.errors import GatewayError
-from runtime.relay import RelayPool
+from runtime.relay import RelayCall, RelayPool
 from runtime.rpc import RpcServer, channel, from_rpc_error
 
 SERVICE = "/onegate.test.v1.TestService/"
@@ -313,3 +313,8 @@ async def serving(
         yield server
     finally:
         await server.stop(0)
+
+
+def opened(pool: RelayPool, method: str, payload: bytes = b"", timeout_s: float = 10) -> RelayCall:
+    """A call through a pool."""
+    return pool.call(SERVICE + method, payload, metadata={}, timeout_s=timeout_s)

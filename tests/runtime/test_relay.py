@@ -1,38 +1,29 @@
-"""What the relay adds to a call: targets that come and go, payloads both ways, and a peer that
-breaks the protocol.
+"""What the relay adds to a call: payloads both ways, targets that come and go, what moves and what
+waits.
 """
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import grpc
 import pytest
 
 from onegate.common.v1 import error_pb2
-from onegate.common.v1.relay_service_pb2 import RelayFrame, RelayRequest, RelayResponse
+from onegate.common.v1.relay_service_pb2 import RelayRequest
 from runtime import relay
 from runtime.calls import Handler, ServerCall
 from runtime.clock import SystemClock
 from runtime.config import RpcSettings
 from runtime.errors import GatewayError
-from runtime.relay import RelayCall, RelayPool
+from runtime.relay import RelayPool
 from runtime.relay_frames import (
-    CANCEL,
-    CREDIT,
-    CREDIT_STEP_BYTES,
-    DATA,
-    END,
-    OPEN,
-    PAYLOAD_OVERHEAD_BYTES,
-    RELAY_METHOD,
     WINDOW_BYTES,
 )
-from runtime.rpc import RpcServer, channel
+from runtime.relay_stream import DeadlineWatch, Leg
+from runtime.relay_writer import FrameWriter
+from runtime.rpc import RpcServer
+from tests.runtime.calls_raw import hear_nothing, raw_server, relay_pool_of
 from tests.runtime.calls_transports import (
     SERVICE,
     Seen,
@@ -40,6 +31,7 @@ from tests.runtime.calls_transports import (
     handlers,
     keep_the_loop,
     loop_of_the_module,
+    opened,
     refusal,
     relay_pool,
     serving,
@@ -53,11 +45,6 @@ anyio_backend = pytest.fixture(scope="module")(loop_of_the_module)
 one_loop = pytest.fixture(scope="module", autouse=True)(keep_the_loop)
 
 SETTINGS = RpcSettings()
-RawStream = grpc.aio.StreamStreamCall[bytes, bytes]
-
-
-def opened(pool: RelayPool, method: str, payload: bytes = b"", timeout_s: float = 10) -> RelayCall:
-    return pool.call(SERVICE + method, payload, metadata={}, timeout_s=timeout_s)
 
 
 @pytest.fixture
@@ -294,34 +281,9 @@ async def test_stopping_a_target_under_load_fails_no_call(target: str, other_tar
         await asyncio.gather(*loads)
 
 
-@asynccontextmanager
-async def raw_server(
-    target: str, serve: Callable[[Any, Any], Awaitable[None]]
-) -> AsyncIterator[grpc.aio.Server]:
-    """A relay server that is not ours: ``serve`` has the stream to itself."""
-
-    class Methods(grpc.GenericRpcHandler):
-        def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-            if handler_call_details.method == RELAY_METHOD:
-                return grpc.stream_stream_rpc_method_handler(serve)
-            return None
-
-    server = grpc.aio.server(handlers=(Methods(),))
-    server.add_insecure_port(target)
-    await server.start()
-    try:
-        yield server
-    finally:
-        await server.stop(0)
-
-
 async def test_a_call_that_was_not_sent_moves_to_another_target_and_a_sent_one_fails(
     target: str, other_target: str
 ) -> None:
-    async def hear_nothing(_requests: object, context: Any) -> None:
-        await context.send_initial_metadata(())
-        await asyncio.Event().wait()
-
     async with relay_pool_of(target, other_target) as pool:
         async with raw_server(target, hear_nothing):
             await until(lambda: pool.ready, "the deaf target is up")
@@ -350,17 +312,6 @@ async def test_a_call_that_was_not_sent_moves_to_another_target_and_a_sent_one_f
         await server.stop(1)
 
 
-@asynccontextmanager
-async def relay_pool_of(*targets: str) -> AsyncIterator[RelayPool]:
-    """A pool that need not be up."""
-    pool = RelayPool(targets, SETTINGS, SystemClock())
-    await pool.start()
-    try:
-        yield pool
-    finally:
-        await pool.close()
-
-
 async def opened_later(target: str) -> RpcServer:
     server = RpcServer(SETTINGS, "later")
     server.add_calls(handlers(Seen()))
@@ -369,10 +320,6 @@ async def opened_later(target: str) -> RpcServer:
 
 
 async def test_an_unsent_call_fails_clearly_when_no_target_is_left(target: str) -> None:
-    async def hear_nothing(_requests: object, context: Any) -> None:
-        await context.send_initial_metadata(())
-        await asyncio.Event().wait()
-
     async with relay_pool_of(target) as pool:
         async with raw_server(target, hear_nothing):
             await until(lambda: pool.ready, "the deaf target is up")
@@ -385,10 +332,6 @@ async def test_an_unsent_call_fails_clearly_when_no_target_is_left(target: str) 
 
 
 async def test_so_much_may_wait_to_be_sent_and_no_more(target: str) -> None:
-    async def hear_nothing(_requests: object, context: Any) -> None:
-        await context.send_initial_metadata(())
-        await asyncio.Event().wait()
-
     settings = RpcSettings(message_bytes_max=8 << 20)
     async with raw_server(target, hear_nothing), relay_pool(settings, target) as pool:
         large = bytes(4 << 20)
@@ -397,151 +340,6 @@ async def test_so_much_may_wait_to_be_sent_and_no_more(target: str) -> None:
         assert refused.value.reason == error_pb2.ERROR_REASON_OVERLOADED
         waiting = pool._ready[0].writer.queued_bytes
         assert 32 << 20 < waiting <= 36 << 20
-
-
-async def test_a_server_that_ends_a_stream_early_fails_its_calls(target: str) -> None:
-    async def leave(_requests: object, context: Any) -> None:
-        await context.send_initial_metadata(())
-        await context.read()
-
-    async with relay_pool_of(target) as pool, raw_server(target, leave):
-        await until(lambda: pool.ready, "the target is up")
-        error = await refusal(opened(pool, "Echo", b"x"))
-        assert error.reason == error_pb2.ERROR_REASON_ROUTER_UNAVAILABLE
-
-
-async def test_a_server_that_sends_more_than_the_credit_loses_the_call(target: str) -> None:
-    async def flood(_requests: object, context: Any) -> None:
-        await context.send_initial_metadata(())
-        opening = RelayRequest.FromString(await context.read()).frames[0]
-        batch = RelayResponse()
-        for _ in range(3):
-            batch.frames.add(call=opening.call, kind=DATA, payload=bytes(WINDOW_BYTES))
-        await context.write(batch.SerializeToString())
-        dropped = RelayRequest.FromString(await context.read()).frames[0]
-        assert (dropped.call, dropped.kind) == (opening.call, CANCEL)
-        seen.release.set()
-        await asyncio.Event().wait()
-
-    seen = Seen()
-    async with relay_pool_of(target) as pool, raw_server(target, flood):
-        await until(lambda: pool.ready, "the target is up")
-        error = await refusal(opened(pool, "Echo", b"x"))
-        assert error.reason == error_pb2.ERROR_REASON_INTERNAL
-        async with asyncio.timeout(2):
-            await seen.release.wait()
-
-
-@asynccontextmanager
-async def raw_stream(target: str) -> AsyncIterator[RawStream]:
-    """A stream to a relay server of ours, for a client that is not."""
-    async with channel(target, SETTINGS) as link:
-        call: RawStream = link.stream_stream(RELAY_METHOD)()
-        await call.initial_metadata()
-        yield call
-        call.cancel()
-
-
-async def frames_until(stream: RawStream, last: Callable[[RelayFrame], bool]) -> list[RelayFrame]:
-    """Every frame of the batches up to the last frame that is waited for."""
-    frames: list[RelayFrame] = []
-    while not any(map(last, frames)):
-        async with asyncio.timeout(10):
-            raw = await stream.read()
-        assert isinstance(raw, bytes), "the stream ended"
-        frames += RelayResponse.FromString(raw).frames
-    return frames
-
-
-def opening(number: int, method: str, payload: bytes = b"") -> RelayRequest:
-    batch = RelayRequest()
-    frame = batch.frames.add(call=number, kind=OPEN, payload=payload)
-    frame.open.method = SERVICE + method
-    frame.open.credit_bytes = WINDOW_BYTES
-    return batch
-
-
-def twice(number: int) -> RelayRequest:
-    batch = opening(number, "Hold")
-    batch.frames.add().CopyFrom(batch.frames[0])
-    return batch
-
-
-def without_credit() -> RelayRequest:
-    batch = opening(1, "Deaf")
-    for _ in range(3):
-        batch.frames.add(call=1, kind=DATA, payload=bytes(WINDOW_BYTES))
-    return batch
-
-
-def backwards() -> RelayRequest:
-    batch = opening(1, "Hold")
-    batch.frames.add(call=1, kind=END)
-    return batch
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        b"\xff\xff\xff not a batch",
-        opening(0, "Echo").SerializeToString(),
-        twice(7).SerializeToString(),
-        without_credit().SerializeToString(),
-        backwards().SerializeToString(),
-    ],
-    ids=["garbage", "number 0", "number taken", "no credit", "END from the caller"],
-)
-async def test_a_client_that_breaks_the_protocol_loses_its_stream_and_harms_no_other(
-    target: str, raw: bytes
-) -> None:
-    seen = Seen()
-    async with serving(target, SETTINGS, handlers(seen)), relay_pool(SETTINGS, target) as pool:
-        held = opened(pool, "Hold")
-        assert await held.receive() == b"held"
-        async with raw_stream(target) as stream:
-            await stream.write(raw)
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                await frames_until(stream, lambda _: False)
-            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        await until(lambda: seen.running == 1, "its handlers are gone")
-        seen.release.set()
-        assert await collect(held) == [b"released"]
-
-
-async def test_frames_for_a_call_that_is_over_are_ignored(target: str) -> None:
-    async with (
-        serving(target, SETTINGS, handlers(Seen())),
-        raw_stream(target) as stream,
-    ):
-        await stream.write(opening(1, "Echo", b"x").SerializeToString())
-        frames = await frames_until(stream, lambda frame: frame.kind == END)
-        batch = RelayRequest()
-        for number in (1, 99):
-            batch.frames.add(call=number, kind=CREDIT, credit_bytes=10)
-            batch.frames.add(call=number, kind=DATA, payload=b"late")
-            batch.frames.add(call=number, kind=CANCEL)
-        batch.MergeFrom(opening(2, "Echo", b"y"))
-        await stream.write(batch.SerializeToString())
-        frames += await frames_until(stream, lambda frame: frame.kind == END)
-        assert [(frame.call, frame.payload) for frame in frames] == [(1, b"x"), (2, b"y")]
-
-
-async def test_an_error_of_a_newer_peer_becomes_internal(target: str) -> None:
-    async def fail(_requests: object, context: Any) -> None:
-        await context.send_initial_metadata(())
-        number = RelayRequest.FromString(await context.read()).frames[0].call
-        batch = RelayResponse()
-        frame = batch.frames.add(call=number, kind=END)
-        frame.error.reason = error_pb2.ErrorReason.ValueType(9999)
-        frame.error.message = "from the future"
-        await context.write(batch.SerializeToString())
-        await asyncio.Event().wait()
-
-    async with relay_pool_of(target) as pool, raw_server(target, fail):
-        await until(lambda: pool.ready, "the target is up")
-        error = await refusal(opened(pool, "Echo", b"x"))
-        assert error.reason == error_pb2.ERROR_REASON_INTERNAL
-        assert error.message == "from the future"
 
 
 async def test_a_thousand_stalled_readers_hold_a_bounded_amount(target: str) -> None:
@@ -558,22 +356,6 @@ async def test_a_thousand_stalled_readers_hold_a_bounded_amount(target: str) -> 
         waiting = [sum(map(len, call.inbox)) for call in calls]
         assert max(waiting) <= WINDOW_BYTES + 1000
         assert max(seen.sent_bytes.values()) <= WINDOW_BYTES + 1000
-
-
-async def test_credit_is_returned_when_it_is_read_and_not_for_short_calls(target: str) -> None:
-    async with serving(target, SETTINGS, handlers(Seen())), raw_stream(target) as stream:
-        batch = opening(1, "Dialogue", b"hello")
-        await stream.write(batch.SerializeToString())
-        frames = await frames_until(stream, lambda _: True)
-        assert [(frame.kind, frame.payload) for frame in frames] == [(DATA, b"hello")]
-        size = CREDIT_STEP_BYTES // 4
-        again = RelayRequest()
-        for payload in (*[b"x" * size] * 4, b"last"):
-            again.frames.add(call=1, kind=DATA, payload=payload)
-        await stream.write(again.SerializeToString())
-        frames = await frames_until(stream, lambda frame: frame.payload == b"last")
-        credit = [frame.credit_bytes for frame in frames if frame.kind == CREDIT]
-        assert credit == [4 * (size + PAYLOAD_OVERHEAD_BYTES)]
 
 
 async def test_a_handler_that_ignores_its_cancel_cannot_speak_any_more(target: str) -> None:
@@ -596,3 +378,24 @@ async def test_a_handler_that_ignores_its_cancel_cannot_speak_any_more(target: s
         call.cancel()
         await until(lambda: outcome, "the handler was refused")
         assert outcome[0].reason == error_pb2.ERROR_REASON_CANCELLED
+
+
+async def test_a_deadline_passes_once_however_long_the_handler_cleans_up() -> None:
+    calls: dict[int, Leg] = {}
+    expired: list[Leg] = []
+
+    def expire(call: Leg) -> None:
+        expired.append(call)
+        call.finish(None)
+
+    clock = SystemClock()
+    writer = FrameWriter(RelayRequest, clock, SETTINGS)
+    watch = DeadlineWatch(calls, clock, expire)
+    calls[1] = Leg(writer, 1, 0, clock.monotonic() + 0.01)
+    calls[2] = Leg(writer, 2, 0, clock.monotonic() + 60)
+    for call in calls.values():
+        watch.watch(call.deadline_s)
+    await asyncio.sleep(0.1)
+    assert expired == [calls[1]]
+    assert watch._next_s == calls[2].deadline_s
+    watch.stop()
