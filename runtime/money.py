@@ -44,6 +44,12 @@ _ENCLOSING: Final[Mapping[int, tuple[int, ...]]] = {
 """Whose rate a meter without one of its own is charged at: the first that has one."""
 
 
+def usd(nano_usd: int) -> str:
+    """Nano-USD as a plain decimal in USD, every digit exact: ``1250`` gives ``0.00000125``."""
+    whole, nano = divmod(nano_usd, NANO_PER_USD)
+    return f"{whole}.{nano:09d}".rstrip("0").rstrip(".")
+
+
 def cost_nano_usd(sheet: PriceSheet, tokens: TokenUsage) -> int:
     """What ``tokens`` cost at ``sheet``, in nano-USD, rounded up; from 0 to
     ``COST_NANO_USD_MAX``.

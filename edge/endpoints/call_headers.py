@@ -1,7 +1,7 @@
 """What the gateway says of a served call in the answer's headers."""
 
-from edge.endpoints.token_usage import usd
 from onegate.router.v1 import chat_pb2
+from runtime.money import usd
 
 
 def served_headers(

@@ -4,20 +4,13 @@ https://platform.openai.com/docs/api-reference/chat/object: totals include their
 contract's do. ``cost`` is ours: USD, exact to the nano-dollar, never rounded by a float.
 """
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from onegate.common.v1 import token_usage_pb2
 from onegate.router.v1 import chat_pb2
-
-NANO_PER_USD: Final = 10**9
-
-
-def usd(nano_usd: int) -> str:
-    """Nano-USD as a plain decimal in USD: ``1250`` gives ``0.00000125``."""
-    whole, nano = divmod(nano_usd, NANO_PER_USD)
-    return f"{whole}.{nano:09d}".rstrip("0").rstrip(".")
+from runtime.money import usd
 
 
 def usage_json(metered: chat_pb2.Metered) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Final
 from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError
+from runtime.money import NANO_PER_USD
 from runtime.patterns import allows
 
 SCOPE_CALL: Final = "model.request"
@@ -21,8 +22,6 @@ SCOPE_READ: Final = "model.read"
 """What a key needs to list models."""
 SCOPES_LISTING: Final = frozenset({SCOPE_CALL, SCOPE_READ, "admin"})
 """Any of these lets a key list models."""
-
-_NANO_PER_USD: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +136,10 @@ def _cost(_grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayErro
     bound = facts.cost_bound()
     if bound is not None and bound <= most:
         return None
-    could = "cannot be bounded" if bound is None else f"may reach {bound / _NANO_PER_USD:.9f} USD"
+    could = "cannot be bounded" if bound is None else f"may reach {bound / NANO_PER_USD:.9f} USD"
     return GatewayError(
         error_pb2.ERROR_REASON_INVALID_REQUEST,
-        f"The cost of this call {could}, above the bound of {most / _NANO_PER_USD:.9f} USD that it "
+        f"The cost of this call {could}, above the bound of {most / NANO_PER_USD:.9f} USD that it "
         "names. Set or lower max_completion_tokens, send less, or raise x-onegate-max-cost.",
         param="x-onegate-max-cost",
     )

@@ -8,10 +8,10 @@ import pytest
 from onegate.common.v1 import content_pb2, error_pb2, token_usage_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
+from runtime.money import usd
 from services.router.providers import PROVIDERS
 from services.router.providers.base import Answer, Exchange
 from services.router.providers.compatible import OPENAI, PERPLEXITY
-from services.router.providers.json_members import usd
 from services.router.providers.openai_usage import token_usage
 
 PROTOCOL = error_pb2.ERROR_REASON_UPSTREAM_PROTOCOL
@@ -284,7 +284,7 @@ def test_a_body_that_is_no_object_is_refused(raw: bytes, param: str) -> None:
     ],
 )
 def test_a_cost_is_written_exact_to_the_nano(nano_usd: int, written: bytes) -> None:
-    assert usd(nano_usd) == written
+    assert usd(nano_usd).encode() == written
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ MALFORMED: Final = (msgspec.DecodeError, UnicodeDecodeError)
 ENCODE: Final = msgspec.json.Encoder().encode
 _RAW: Final = msgspec.json.Decoder(msgspec.Raw)
 _OBJECT: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_NANO_PER_USD: Final = 1_000_000_000
 
 
 def embedded(raw: bytes, param: str) -> msgspec.Raw:
@@ -92,12 +91,6 @@ def unnamed(value: Mapping[str, Any], known: frozenset[str]) -> bytes:
         return b""
     beyond = {k: v for k, v in value.items() if k not in known and v is not None}
     return ENCODE(beyond) if beyond else b""
-
-
-def usd(nano_usd: int) -> bytes:
-    """Nano-USD as a JSON number in USD, every digit exact: 1,500 gives ``0.0000015``."""
-    whole, rest = divmod(nano_usd, _NANO_PER_USD)
-    return f"{whole}.{rest:09d}".rstrip("0").rstrip(".").encode()
 
 
 def _invalid(param: str, message: str) -> GatewayError:

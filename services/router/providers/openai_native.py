@@ -14,6 +14,7 @@ import msgspec
 from onegate.common.v1 import token_usage_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
+from runtime.money import usd
 from runtime.sse import ServerSentEvent
 from services.router.providers.base import Answer, Exchange, StreamState
 from services.router.providers.json_members import (
@@ -21,7 +22,6 @@ from services.router.providers.json_members import (
     MALFORMED,
     foreign_members,
     members,
-    usd,
 )
 from services.router.providers.openai_error import embedded_error, protocol_error
 from services.router.providers.openai_row import Compatible
@@ -236,7 +236,7 @@ def _usage(row: Compatible, top: dict[str, Any]) -> token_usage_pb2.TokenUsage |
 
 
 def _priced(usage: msgspec.Raw, cost_nano_usd: int) -> dict[str, msgspec.Raw]:
-    return foreign_members(bytes(usage)) | {"cost": msgspec.Raw(usd(cost_nano_usd))}
+    return foreign_members(bytes(usage)) | {"cost": msgspec.Raw(usd(cost_nano_usd).encode())}
 
 
 def _other_bytes(delta: _Delta) -> int:

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 
 from edge.endpoints.chat_response import AnswerFrame, body, service_tier
-from edge.endpoints.token_usage import usage_json, usd
+from edge.endpoints.token_usage import usage_json
 from onegate.common.v1 import content_pb2, token_usage_pb2
 from onegate.router.v1 import chat_pb2
+from runtime.money import usd
 from tests.edge.endpoints.answers import FULL_ANSWER, METERED
 from tests.openapi_oracle import CHAT_COMPLETION, faults
 from tests.recordings import needs_specs
