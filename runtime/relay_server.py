@@ -308,7 +308,6 @@ class _ServerStream:
         that its cleaning up is not.
         """
         if not call.ended:
-            self.writer.forget(call.number)
             call.finish(refusals.cancelled())
             if call.task is not None:
                 call.task.cancel()

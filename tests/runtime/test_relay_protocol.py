@@ -157,6 +157,50 @@ async def test_frames_for_a_call_that_is_over_are_ignored(target: str) -> None:
         assert [(frame.call, frame.payload) for frame in frames] == [(1, b"x"), (2, b"y")]
 
 
+async def test_the_server_itself_refuses_calls_beyond_the_limit(target: str) -> None:
+    settings = RpcSettings(calls_max=3)
+    async with serving(target, settings, handlers(Seen())), raw_stream(target) as stream:
+        batch = RelayRequest()
+        for number in range(1, 5):
+            batch.MergeFrom(opening(number, "Hold"))
+        await stream.write(batch.SerializeToString())
+        frames = await frames_until(stream, lambda frame: frame.kind == END)
+        ends = [(frame.call, frame.error.reason) for frame in frames if frame.kind == END]
+        assert ends == [(4, error_pb2.ERROR_REASON_OVERLOADED)]
+
+
+async def test_the_server_itself_ends_a_call_at_its_deadline(target: str) -> None:
+    seen = Seen()
+    async with serving(target, SETTINGS, handlers(seen)), raw_stream(target) as stream:
+        batch = opening(1, "Hold")
+        batch.frames[0].open.timeout_ms = 50
+        await stream.write(batch.SerializeToString())
+        *_, end = await frames_until(stream, lambda frame: frame.kind == END)
+        assert end.error.reason == error_pb2.ERROR_REASON_DEADLINE_EXCEEDED
+        await until(lambda: seen.cleaned_up == 1, "the handler has cleaned up")
+
+
+async def test_a_client_that_says_no_more_still_gets_its_answers(target: str) -> None:
+    seen = Seen()
+    async with serving(target, SETTINGS, handlers(seen)), raw_stream(target) as stream:
+        await stream.write(opening(1, "Hold").SerializeToString())
+        await stream.done_writing()
+        await frames_until(stream, lambda frame: frame.payload == b"held")
+        seen.release.set()
+        await frames_until(stream, lambda frame: frame.payload == b"released")
+        assert not await stream.read()
+
+
+async def test_a_client_that_breaks_off_takes_its_handlers_with_it(target: str) -> None:
+    seen = Seen()
+    async with serving(target, SETTINGS, handlers(seen)):
+        async with raw_stream(target) as stream:
+            for number in range(1, 4):
+                await stream.write(opening(number, "Hold").SerializeToString())
+            await until(lambda: seen.running == 3, "the handlers run")
+        await until(lambda: seen.cleaned_up == 3, "the handlers have cleaned up")
+
+
 async def test_parts_of_a_request_that_is_given_up_are_forgotten(target: str) -> None:
     async with serving(target, SETTINGS, handlers(Seen())), raw_stream(target) as stream:
         batch = RelayRequest()
@@ -184,8 +228,9 @@ async def test_parts_of_an_answer_that_fails_are_forgotten(target: str) -> None:
     async with relay_pool_of(target) as pool, raw_server(target, fail):
         await until(lambda: pool.ready, "the target is up")
         for _ in range(3 * LARGE_AT_ONCE):
-            error = await refusal(opened(pool, "Echo", b"x"))
-            assert error.reason == error_pb2.ERROR_REASON_CONFLICT
+            with pytest.raises(GatewayError) as refused:
+                await opened(pool, "Echo", b"x").receive()
+            assert refused.value.reason == error_pb2.ERROR_REASON_CONFLICT
 
 
 async def test_a_large_request_that_is_cancelled_leaves_the_queue(target: str) -> None:
