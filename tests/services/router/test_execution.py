@@ -228,7 +228,8 @@ async def test_a_provider_that_cannot_be_reached_is_told_at_once_and_costs_nothi
             said = await rig.chat(hello(model))
             assert said.reason == "upstream_unreachable"
             assert loop.time() - started < 2.5
-        for record in await rig.records(6):
+        # Three attempts at the closed port; a name whose look-up fails slowly is asked once only.
+        for record in await rig.records(4):
             assert (outcome(record), certainty(record)) == ("FAILED", "REPORTED")
             assert (record.cost_nano_usd, record.upstream_status) == (0, 0)
 
