@@ -198,6 +198,7 @@ class Seen:
     started: int = 0
     cancelled_at: list[float] = field(default_factory=list)
     cleaned_up: int = 0
+    cleaning_s: float = 0.02
     sent_bytes: dict[str, int] = field(default_factory=dict)
     release: asyncio.Event = field(default_factory=asyncio.Event)
     refuse: GatewayError = field(default_factory=whole_error)
@@ -292,7 +293,7 @@ def watched(seen: Seen, handler: Handler) -> Handler:
             await handler(call)
         except asyncio.CancelledError:
             seen.cancelled_at.append(time.monotonic())
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(seen.cleaning_s)
             seen.cleaned_up += 1
             raise
         finally:

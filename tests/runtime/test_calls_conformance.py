@@ -288,6 +288,17 @@ class TestWithTightLimits:
         await asyncio.sleep(0.01)
         assert await collect(rig.transport.call("Echo", b"x")) == [b"x"]
 
+    async def test_a_cancelled_call_counts_until_its_handler_has_cleaned_up(self, rig: Rig) -> None:
+        rig.seen.cleaning_s = 0.2
+        held = [rig.transport.call("Hold") for _ in range(3)]
+        for call in held:
+            assert await call.receive() == b"held"
+        held[0].cancel()
+        await until(lambda: rig.seen.cancelled_at, "the handler is cancelled")
+        error = await refusal(lambda: rig.transport.call("Echo", b"x"))
+        assert error.reason == error_pb2.ERROR_REASON_OVERLOADED
+        assert rig.seen.cleaned_up == 0
+
     async def test_a_call_ends_at_the_longest_time_however_much_it_asks_for(self, rig: Rig) -> None:
         began = time.monotonic()
         error = await refusal(rig.transport.call("Hold", timeout_s=3600))
