@@ -1,0 +1,1 @@
+"""The proofs about money: models, histories, kills."""
