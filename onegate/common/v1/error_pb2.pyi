@@ -6,6 +6,7 @@ isort:skip_file
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
@@ -199,6 +200,7 @@ class Error(_message.Message):
     UPSTREAM_STATUS_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
     EXCLUDED_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
     reason: Global___ErrorReason.ValueType
     """What went wrong, for programs."""
     message: _builtins.str
@@ -219,6 +221,10 @@ class Error(_message.Message):
     def excluded(self) -> _containers.RepeatedCompositeFieldContainer[Global___Exclusion]:
         """Every deployment that was considered and not used."""
 
+    @_builtins.property
+    def budget(self) -> Global___BudgetRefusal:
+        """Which budget refused; set with BUDGET_EXHAUSTED."""
+
     def __init__(
         self,
         *,
@@ -230,14 +236,69 @@ class Error(_message.Message):
         upstream_status: _builtins.int = ...,
         attempts: _abc.Iterable[Global___AttemptSummary] | None = ...,
         excluded: _abc.Iterable[Global___Exclusion] | None = ...,
+        budget: Global___BudgetRefusal | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["budget", b"budget"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "excluded", b"excluded", "message", b"message", "param", b"param", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "retryable", b"retryable", "upstream_status", b"upstream_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "budget", b"budget", "excluded", b"excluded", "message", b"message", "param", b"param", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "retryable", b"retryable", "upstream_status", b"upstream_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Error: _TypeAlias = Error  # noqa: Y015
+
+@_typing.final
+class BudgetRefusal(_message.Message):
+    """Why a budget has no room for a call. Money in nano-USD."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUDGET_ID_FIELD_NUMBER: _builtins.int
+    ACCOUNT_FIELD_NUMBER: _builtins.int
+    LIMIT_NANO_USD_FIELD_NUMBER: _builtins.int
+    SPENT_NANO_USD_FIELD_NUMBER: _builtins.int
+    HELD_NANO_USD_FIELD_NUMBER: _builtins.int
+    ASKED_NANO_USD_FIELD_NUMBER: _builtins.int
+    RESETS_AT_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    budget_id: _builtins.str
+    """The budget's id (`bud_…`)."""
+    account: _builtins.str
+    """Whose budget it is, for people: `key key_…`, `customer acme`, `run 42`."""
+    limit_nano_usd: _builtins.int
+    """The limit of the period."""
+    spent_nano_usd: _builtins.int
+    """What was spent in the period."""
+    held_nano_usd: _builtins.int
+    """What is set aside for calls under way."""
+    asked_nano_usd: _builtins.int
+    """What was asked for."""
+    retry_after_ms: _builtins.int
+    """Part of what is held lies idle in routers' slices, which are being called back: ask again, under a new attempt
+    id, after this many milliseconds. 0 when nothing is to be expected before the reset.
+    """
+    @_builtins.property
+    def resets_at(self) -> _timestamp_pb2.Timestamp:
+        """When the period ends and the next begins; unset when it never does."""
+
+    def __init__(
+        self,
+        *,
+        budget_id: _builtins.str = ...,
+        account: _builtins.str = ...,
+        limit_nano_usd: _builtins.int = ...,
+        spent_nano_usd: _builtins.int = ...,
+        held_nano_usd: _builtins.int = ...,
+        asked_nano_usd: _builtins.int = ...,
+        resets_at: _timestamp_pb2.Timestamp | None = ...,
+        retry_after_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["resets_at", b"resets_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "asked_nano_usd", b"asked_nano_usd", "budget_id", b"budget_id", "held_nano_usd", b"held_nano_usd", "limit_nano_usd", b"limit_nano_usd", "resets_at", b"resets_at", "retry_after_ms", b"retry_after_ms", "spent_nano_usd", b"spent_nano_usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BudgetRefusal: _TypeAlias = BudgetRefusal  # noqa: Y015
 
 @_typing.final
 class AttemptSummary(_message.Message):

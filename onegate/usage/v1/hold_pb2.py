@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bonegate/usage/v1/hold.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc9\x01\n\x04Hold\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x04 \x03(\t\x12\x17\n\x0f\x61mount_nano_usd\x18\x05 \x01(\x03\x12\x34\n\x10lease_expires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x05state\x18\x07 \x01(\x0e\x32\x1b.onegate.usage.v1.HoldState*\x85\x01\n\tHoldState\x12\x1a\n\x16HOLD_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12HOLD_STATE_PENDING\x10\x01\x12\x15\n\x11HOLD_STATE_POSTED\x10\x02\x12\x15\n\x11HOLD_STATE_VOIDED\x10\x03\x12\x16\n\x12HOLD_STATE_REFUSED\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bonegate/usage/v1/hold.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd8\x01\n\x04Hold\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x0e\n\x06holder\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x13\n\x0b\x61\x63\x63ount_ids\x18\x04 \x03(\t\x12\x17\n\x0f\x61mount_nano_usd\x18\x05 \x01(\x03\x12\x34\n\x10lease_expires_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12*\n\x05state\x18\x07 \x01(\x0e\x32\x1b.onegate.usage.v1.HoldState\x12\r\n\x05slice\x18\x08 \x01(\x08*\x9f\x01\n\tHoldState\x12\x1a\n\x16HOLD_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12HOLD_STATE_PENDING\x10\x01\x12\x15\n\x11HOLD_STATE_POSTED\x10\x02\x12\x15\n\x11HOLD_STATE_VOIDED\x10\x03\x12\x16\n\x12HOLD_STATE_REFUSED\x10\x04\x12\x18\n\x14HOLD_STATE_UNCERTAIN\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'onegate.usage.v1.hold_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HOLDSTATE']._serialized_start=287
-  _globals['_HOLDSTATE']._serialized_end=420
+  _globals['_HOLDSTATE']._serialized_start=302
+  _globals['_HOLDSTATE']._serialized_end=461
   _globals['_HOLD']._serialized_start=83
-  _globals['_HOLD']._serialized_end=284
+  _globals['_HOLD']._serialized_end=299
 # @@protoc_insertion_point(module_scope)

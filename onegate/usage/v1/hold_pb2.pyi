@@ -36,6 +36,8 @@ class _HoldStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HoldState.V
     """Released; nothing was sent."""
     HOLD_STATE_REFUSED: _HoldState.ValueType  # 4
     """Refused; stays as a tombstone so that a late duplicate is not admitted."""
+    HOLD_STATE_UNCERTAIN: _HoldState.ValueType  # 5
+    """The lease ran out: posted in full as uncertain, until the attempt's record corrects it."""
 
 class HoldState(_HoldState, metaclass=_HoldStateEnumTypeWrapper):
     """Where a hold stands."""
@@ -50,6 +52,8 @@ HOLD_STATE_VOIDED: HoldState.ValueType  # 3
 """Released; nothing was sent."""
 HOLD_STATE_REFUSED: HoldState.ValueType  # 4
 """Refused; stays as a tombstone so that a late duplicate is not admitted."""
+HOLD_STATE_UNCERTAIN: HoldState.ValueType  # 5
+"""The lease ran out: posted in full as uncertain, until the attempt's record corrects it."""
 Global___HoldState: _TypeAlias = HoldState  # noqa: Y015
 
 @_typing.final
@@ -65,6 +69,7 @@ class Hold(_message.Message):
     AMOUNT_NANO_USD_FIELD_NUMBER: _builtins.int
     LEASE_EXPIRES_AT_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    SLICE_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """The attempt's id; a hold and its posting share it."""
     holder: _builtins.str
@@ -75,6 +80,8 @@ class Hold(_message.Message):
     """The most that the attempt can cost, in nano-USD."""
     state: Global___HoldState.ValueType
     """Where the hold stands."""
+    slice: _builtins.bool
+    """It is a slice: calls are admitted from it by the router that holds it, and each settles its own share."""
     @_builtins.property
     def account_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The accounts, sorted by id."""
@@ -93,10 +100,11 @@ class Hold(_message.Message):
         amount_nano_usd: _builtins.int = ...,
         lease_expires_at: _timestamp_pb2.Timestamp | None = ...,
         state: Global___HoldState.ValueType = ...,
+        slice: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["lease_expires_at", b"lease_expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_ids", b"account_ids", "amount_nano_usd", b"amount_nano_usd", "attempt_id", b"attempt_id", "epoch", b"epoch", "holder", b"holder", "lease_expires_at", b"lease_expires_at", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account_ids", b"account_ids", "amount_nano_usd", b"amount_nano_usd", "attempt_id", b"attempt_id", "epoch", b"epoch", "holder", b"holder", "lease_expires_at", b"lease_expires_at", "slice", b"slice", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
