@@ -8,7 +8,7 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
-from runtime import config
+from cli.settings import read_settings
 from runtime.config import ConfigError, Settings
 
 
@@ -33,13 +33,7 @@ def load(
 
     A mistake in them ends the command. Only who calls providers needs their credentials.
     """
-    path = config_file
-    if path is None and Path(config.DEFAULT_FILE).is_file():
-        path = Path(config.DEFAULT_FILE)
     try:
-        settings = config.load(
-            path, config.environment(), overrides, check_credentials=calls_providers
-        )
-        return config.with_local_defaults(settings)
+        return read_settings(config_file, overrides, calls_providers=calls_providers)
     except ConfigError as error:
         fail(str(error), 2)

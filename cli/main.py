@@ -1,32 +1,63 @@
 """The ``onegate`` command and its flags. Everything else of the command line hangs below."""
 
+import importlib
 import sys
-from dataclasses import replace
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
-from cli import audit, keys, models, organizations, prices, projects, serve, usage
-from cli.context import CliContext, fail, load
+from cli.context import CliContext, load
+from cli.settings import RunFlags
 from cli.up import UpOptions, up
-from runtime.config import ConfigError, nth_worker
+
+GROUPS: Final = {
+    "keys": "cli.keys",
+    "projects": "cli.projects",
+    "orgs": "cli.organizations",
+    "audit": "cli.audit",
+    "models": "cli.models",
+    "usage": "cli.usage",
+    "prices": "cli.prices",
+}
+"""The module of each group of commands, whose ``app`` it is. Imported when it is used: ``onegate
+up`` runs for as long as the gateway and holds none of them.
+"""
+
+
+class Commands(TyperGroup):
+    """The commands here, and those of ``GROUPS``."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """All names."""
+        return [*super().list_commands(ctx), *GROUPS]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """A command by name."""
+        module = GROUPS.get(cmd_name)
+        if module is None:
+            return super().get_command(ctx, cmd_name)
+        group = get_group(importlib.import_module(module).app)
+        group.name = cmd_name
+        return group
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the arguments name; the nearest ones are told to who mistypes one."""
+        if args[0] not in {*self.commands, *GROUPS}:
+            self.commands.update({name: self.get_command(ctx, name) for name in GROUPS})
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="One API key, one OpenAI-compatible endpoint, hundreds of models.",
 )
-app.add_typer(keys.app, name="keys")
-app.add_typer(projects.app, name="projects")
-app.add_typer(organizations.app, name="orgs")
-app.add_typer(audit.app, name="audit")
-app.add_typer(models.app, name="models")
-app.add_typer(usage.app, name="usage")
-app.add_typer(prices.app, name="prices")
-
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="Configuration file; default: onegate.toml if it exists."),
@@ -66,14 +97,8 @@ def up_command(
     salvage: SalvageOption = False,
 ) -> None:
     """Run the whole gateway on this machine."""
-    overrides: dict[str, object] = {
-        "edge.host": host,
-        "edge.port": port,
-        "data_dir": _text(data_dir),
-        "workers": workers,
-        "router.journal_salvage": salvage or None,
-    }
-    settings = load(config_file, overrides, calls_providers=True)
+    flags = RunFlags(host=host, port=port, data_dir=data_dir, workers=workers, salvage=salvage)
+    settings = load(config_file, flags.overrides(), calls_providers=True)
     arguments = [
         *_flag("--host", host),
         *_flag("--port", port),
@@ -85,37 +110,14 @@ def up_command(
     up(settings, UpOptions(arguments=arguments, credentials_file=credentials_file))
 
 
-@app.command("serve")
-def serve_command(
-    service: Annotated[str, typer.Argument(help="auth, usage, router or edge.")],
-    host: Annotated[str | None, typer.Option(help="edge: address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="edge: port to listen on.")] = None,
-    data_dir: DataDirOption = None,
-    config_file: ConfigOption = None,
-    workers: Annotated[int | None, typer.Option(help="How many routers there are.")] = None,
-    salvage: SalvageOption = False,
-    index: Annotated[int, typer.Option(help="Which of several; names the router's journal.")] = 0,
-    link_descriptor: Annotated[int | None, typer.Option(hidden=True)] = None,
-) -> None:
-    """Run one service."""
-    if service not in serve.SERVICES:
-        fail(f"there is no service {service!r}: choose one of {', '.join(serve.SERVICES)}", 2)
-    overrides: dict[str, object] = {
-        "edge.host": host,
-        "edge.port": port,
-        "data_dir": _text(data_dir),
-        "workers": workers,
-        "router.journal_salvage": salvage or None,
-    }
-    settings = load(config_file, overrides, calls_providers=service == "router")
-    try:
-        settings = nth_worker(settings, index)
-    except ConfigError as error:
-        fail(str(error), 2)
-    if link_descriptor is not None:
-        # Under `onegate up` no balancer watches readiness: Ctrl-C need not wait for one.
-        settings = replace(settings, edge=replace(settings.edge, drain_notice_s=0.0))
-    serve.serve(service, settings, link_descriptor)
+@app.command(
+    "serve",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def serve_command(context: typer.Context) -> None:
+    """Run one service: auth, usage, router or edge."""
+    importlib.import_module("cli.serve").main(context.args)
 
 
 @app.command("version")

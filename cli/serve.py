@@ -1,18 +1,26 @@
-"""``onegate serve``: runs one service in this process. The entry point of the container image."""
+"""``onegate serve``: runs one service in this process. The entry point of the container image.
 
+Reads its flags by itself: this process holds nothing that its service does not need.
+"""
+
+import argparse
 import asyncio
 import gc
 import importlib
 import logging
 import signal
-from collections.abc import Callable, Coroutine
+import sys
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Final, Protocol
 
 import uvloop
 
 from cli.link import ChildLink
+from cli.settings import RunFlags, read_settings
 from runtime import telemetry
-from runtime.config import Settings
+from runtime.config import ConfigError, Settings, nth_worker
 
 _log = logging.getLogger("onegate.serve")
 
@@ -35,6 +43,57 @@ SERVICES: Final[dict[str, str]] = {
 }
 """The module of each service. Imported by name, so that a process holds its own service only: the
 others' libraries would cost it 40 MB."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the service that the arguments name. A mistake in them or in the settings ends the
+    process with status 2.
+    """
+    flags = _parser().parse_args(arguments)
+    given = RunFlags(
+        host=flags.host,
+        port=flags.port,
+        data_dir=flags.data_dir,
+        workers=flags.workers,
+        salvage=flags.salvage,
+    )
+    try:
+        settings = read_settings(
+            flags.config, given.overrides(), calls_providers=flags.service == "router"
+        )
+        settings = nth_worker(settings, flags.index)
+    except ConfigError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    if flags.link_descriptor is not None:
+        # Under `onegate up` no balancer watches readiness: Ctrl-C need not wait for one.
+        settings = replace(settings, edge=replace(settings.edge, drain_notice_s=0.0))
+    serve(flags.service, settings, flags.link_descriptor)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="onegate serve", description="Run one service.")
+    parser.add_argument("service", choices=list(SERVICES))
+    parser.add_argument("--host", help="edge: address to listen on")
+    parser.add_argument("--port", type=int, help="edge: port to listen on")
+    parser.add_argument("--data-dir", type=Path, help="where databases, journal and sockets live")
+    parser.add_argument(
+        "--config", "-c", type=Path, help="configuration file; default: onegate.toml if it exists"
+    )
+    parser.add_argument("--workers", type=int, help="how many routers there are")
+    parser.add_argument(
+        "--salvage",
+        action="store_true",
+        help="start with a damaged journal: keep what is whole",
+    )
+    parser.add_argument(
+        "--index",
+        type=int,
+        default=0,
+        help="which of several; names the router's journal",
+    )
+    parser.add_argument("--link-descriptor", type=int, help=argparse.SUPPRESS)
+    return parser
 
 
 def run_of(service: str) -> Run:

@@ -99,7 +99,7 @@ def _stages(settings: Settings, arguments: Sequence[str]) -> list[list[Program]]
         place = [] if index is None else ["--index", str(index)]
         return Program(
             name=service if index is None else f"{service}-{index}",
-            command=[sys.executable, "-m", "cli.main", "serve", service, *arguments, *place],
+            command=[sys.executable, "-m", "cli", "serve", service, *arguments, *place],
             stop_timeout_s=stop_timeout_s,
         )
 

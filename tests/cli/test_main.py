@@ -1,0 +1,74 @@
+"""The ``onegate`` command: what each process of it holds, and how mistakes are answered."""
+
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import GROUPS, app
+from cli.serve import SERVICES
+
+
+def held_after(code: str) -> set[str]:
+    """The top-level modules of a process that has run the code."""
+    shown = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return {name.partition(".")[0] for name in shown.stdout.split()}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_holds_no_library_of_the_command_line(service: str) -> None:
+    held = held_after(f"from cli import __main__, serve; serve.run_of({service!r})")
+    assert "grpc" in held
+    assert not held & {"typer", "rich"}
+
+
+def test_the_supervisor_holds_no_service_and_no_administration() -> None:
+    assert not held_after("import cli.main") & {"grpc", "services", "edge", "sqlalchemy"}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_a_group_of_commands_is_there_when_it_is_asked_for(name: str) -> None:
+    result = CliRunner().invoke(app, [name, "--help"])
+    assert result.exit_code == 0
+    assert f"Usage: root {name}" in result.output
+
+
+def test_help_lists_every_command() -> None:
+    listed = CliRunner().invoke(app, ["--help"]).output
+    assert all(f" {name} " in listed for name in ("up", "serve", "version", *GROUPS))
+
+
+def test_a_mistyped_command_is_told_the_nearest_one() -> None:
+    result = CliRunner().invoke(app, ["usag"])
+    assert result.exit_code == 2
+    assert "Did you mean 'usage'?" in result.output
+
+
+@pytest.mark.parametrize("entry", ["cli", "cli.main"])
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["edge", "--port", "0x10"], "argument --port: invalid int value"),
+        (["hub"], "invalid choice: 'hub'"),
+        (["edge", "--config", "none.toml"], "error: "),
+    ],
+)
+def test_a_service_with_wrong_flags_ends_with_what_is_wrong(
+    entry: str, arguments: list[str], complaint: str
+) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", entry, "serve", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert ended.returncode == 2
+    assert complaint in ended.stderr
