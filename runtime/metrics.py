@@ -1,31 +1,21 @@
 """Counts that cost a few additions where the work is done, and their Prometheus page.
 
 Instruments are bound to their labels once and kept; adding to one is an attribute and a sum on
-the event loop, without a lock (measured: 57 ns against 790 in ``prometheus-client``, which is
-left what it does well: the exposition format). Labels are endpoints, statuses, providers,
-outcomes and kinds: never keys, callers or anything a caller can make up. A bound keeps a mistake
-there from growing without end.
+the event loop, without a lock (measured: 57 ns against 790 in ``prometheus-client``). Labels are
+endpoints, statuses, providers, outcomes and kinds: never keys, callers or anything a caller can
+make up. A bound keeps a mistake there from growing without end.
 """
 
 import asyncio
 import bisect
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import os
+import resource
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, Generic, TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
-
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-"""What :meth:`Metrics.render` returns
-(https://prometheus.io/docs/instrumenting/exposition_formats/).
-"""
+from runtime.exposition import CONTENT_TYPE, Family, Sample, page
+from runtime.process_metrics import ProcessMetrics
 
 SERIES_MAX: Final = 1000
 """Sets of label values of one instrument; all beyond share one, labelled ``other``."""
@@ -103,12 +93,16 @@ class Instrument(Generic[Cell]):
             cell = self._cells.setdefault(values, self._make())
         return cell
 
+    def labelling(self, values: Sequence[str]) -> list[tuple[str, str]]:
+        """Label values with their names."""
+        return list(zip(self.labels, values, strict=True))
+
     def series(self) -> Iterable[tuple[tuple[str, ...], Cell]]:
         """Every series with its label values."""
         return self._cells.items()
 
 
-class Metrics(Collector):
+class Metrics:
     """A process's instruments, all named ``onegate_<service>_…``, and the page of them.
 
     Attributes:
@@ -122,8 +116,7 @@ class Metrics(Collector):
 
     def __init__(self, service: str) -> None:
         self._prefix = f"onegate_{service}_"
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._families: list[Callable[[], Metric]] = []
+        self._families: list[Callable[[], Family]] = []
         self.requests = self.counter("requests", "Finished requests.", ("endpoint", "status"))
         self.durations = self.histogram(
             "request_duration_seconds", "How long requests took.", ("endpoint",)
@@ -134,31 +127,25 @@ class Metrics(Collector):
             "time_to_first_token_seconds", "Time to a provider's first token.", ("provider",)
         )
         self.tokens = self.counter("tokens", "Tokens that were metered.", ("kind",))
-        self._registry.register(self)
-        ProcessCollector(registry=self._registry)
+        self._process = ProcessMetrics(os.sysconf("SC_CLK_TCK"), resource.getpagesize())
 
     def counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Instrument[Count]:
         """A new counter; ``_total`` is put behind its name."""
-        instrument = Instrument(self._prefix + name, labels, Count)
-
-        def family() -> Metric:
-            metric = CounterMetricFamily(instrument.name, text, labels=labels)
-            for values, cell in instrument.series():
-                metric.add_metric(values, cell.value)
-            return metric
-
-        self._families.append(family)
-        return instrument
+        return self._counts(f"{name}_total", "counter", text, labels)
 
     def gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Instrument[Count]:
         """A new gauge."""
+        return self._counts(name, "gauge", text, labels)
+
+    def _counts(self, name: str, kind: str, text: str, labels: Sequence[str]) -> Instrument[Count]:
         instrument = Instrument(self._prefix + name, labels, Count)
 
-        def family() -> Metric:
-            metric = GaugeMetricFamily(instrument.name, text, labels=labels)
-            for values, cell in instrument.series():
-                metric.add_metric(values, cell.value)
-            return metric
+        def family() -> Family:
+            samples = [
+                Sample(labels=instrument.labelling(values), value=cell.value)
+                for values, cell in instrument.series()
+            ]
+            return Family(name=instrument.name, kind=kind, text=text, samples=samples)
 
         self._families.append(family)
         return instrument
@@ -168,12 +155,19 @@ class Metrics(Collector):
         instrument = Instrument(self._prefix + name, labels, Durations)
         bounds = [*(str(bound) for bound in DURATION_BUCKETS_S), "+Inf"]
 
-        def family() -> Metric:
-            metric = HistogramMetricFamily(instrument.name, text, labels=labels)
+        def samples() -> Iterator[Sample]:
             for values, cell in instrument.series():
-                buckets = list(zip(bounds, itertools.accumulate(cell.counts), strict=True))
-                metric.add_metric(values, buckets, cell.sum_s)
-            return metric
+                labelling = instrument.labelling(values)
+                counts = list(itertools.accumulate(cell.counts))
+                for bound, count in zip(bounds, counts, strict=True):
+                    yield Sample(labels=[*labelling, ("le", bound)], value=count, suffix="_bucket")
+                yield Sample(labels=labelling, value=counts[-1], suffix="_count")
+                yield Sample(labels=labelling, value=cell.sum_s, suffix="_sum")
+
+        def family() -> Family:
+            return Family(
+                name=instrument.name, kind="histogram", text=text, samples=list(samples())
+            )
 
         self._families.append(family)
         return instrument
@@ -181,22 +175,17 @@ class Metrics(Collector):
     def reading(self, name: str, text: str, read: Callable[[], float]) -> None:
         """A gauge that is asked for its value whenever the page is made."""
 
-        def family() -> Metric:
-            return GaugeMetricFamily(self._prefix + name, text, value=read())
+        def family() -> Family:
+            return Family(
+                name=self._prefix + name, kind="gauge", text=text, samples=[Sample(value=read())]
+            )
 
         self._families.append(family)
 
-    def collect(self) -> Iterable[Metric]:
-        """Every instrument, for the registry."""
-        return [family() for family in self._families]
-
-    def describe(self) -> Iterable[Metric]:
-        """Nothing: readings are not asked before their time."""
-        return []
-
     def render(self) -> bytes:
         """The page, in Prometheus' text format (:data:`CONTENT_TYPE`)."""
-        return generate_latest(self._registry)
+        families = [family() for family in self._families]
+        return page([*families, *self._process.families()])
 
 
 HEAD_BYTES_MAX: Final = 8 * 1024

@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Final, TextIO
 
 from runtime.access_log import AccessLog, AccessRecord
-from runtime.metrics import CONTENT_TYPE, Metrics, MetricsServer, serve_metrics
+from runtime.exposition import CONTENT_TYPE
+from runtime.metrics import Metrics, MetricsServer, serve_metrics
 from runtime.redaction import one_line, redact, timestamp
 from runtime.settings import TelemetrySettings
 
