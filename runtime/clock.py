@@ -55,6 +55,16 @@ class SystemEntropy:
         return os.urandom(count)
 
 
+async def pause(clock: Clock, delay_s: float, event: asyncio.Event) -> None:
+    """Waits until the event is set, at most ``delay_s``."""
+    waiting = {asyncio.ensure_future(clock.sleep(delay_s)), asyncio.ensure_future(event.wait())}
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
 def uuid7(unix_ms: int, entropy: Entropy) -> str:
     """A UUIDv7 (RFC 9562): ordered by time, 74 random bits."""
     random = int.from_bytes(entropy.bytes(10), "big")

@@ -316,6 +316,12 @@ class Store(Protocol):
         """The log after ``revision``; incomplete when it is too old, unknown or too far behind."""
         ...
 
+    async def follow(self, heard: Callable[[], None]) -> None:
+        """Calls ``heard`` when another process may have changed the log, until it is cancelled;
+        returns at once when there can be none.
+        """
+        ...
+
     async def close(self) -> None:
         """Lets go of the store."""
         ...

@@ -41,7 +41,7 @@ from sqlalchemy import (
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import TypeEngine
 
-from runtime.sql import Database, Migration, Timestamp
+from runtime.sql import Database, Migration, Timestamp, announce
 from services.auth import key_rows, objects, schema
 from services.auth.policy import Policy, from_json, to_json
 from services.auth.records import (
@@ -62,6 +62,9 @@ from services.auth.records import (
 
 CHANGES_KEPT: Final = 10_000
 """How many revisions the log remembers; whoever is further behind starts anew."""
+
+CHANNEL: Final = "onegate_grants"
+"""Where changes of the log are announced to other processes."""
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -361,6 +364,7 @@ class Session:
             for change in changes
         ]
         self._connection.execute(insert(CHANGES), rows)
+        announce(self._connection, CHANNEL)
         forgotten = changes[0].revision - self._changes_kept
         if forgotten > 0:
             self._connection.execute(delete(CHANGES).where(CHANGES.c.revision <= forgotten))
@@ -515,6 +519,10 @@ class SqlStore:
     async def changes_after(self, revision: int, *, rows_max: int) -> Changes:
         """See :class:`Store`."""
         return await self.view(lambda s: s.changes_after(revision, rows_max))
+
+    async def follow(self, heard: Callable[[], None]) -> None:
+        """See :class:`Store`."""
+        await self._database.follow(CHANNEL, heard)
 
 
 def _conditions(

@@ -1,8 +1,8 @@
 """Tells watchers of every change within milliseconds of its commit, whichever process made it.
 
-One reader follows the log for all watchers of this process: at once after a change of our own,
-and every 250 ms for those of others. A watcher has a bounded queue; one that falls behind is told
-to start anew instead of being buffered for.
+One reader follows the log for all watchers of this process: at once after a change of our own or
+one that another process announces, and every 250 ms in case an announcement was lost. A watcher
+has a bounded queue; one that falls behind is told to start anew instead of being buffered for.
 """
 
 import asyncio
@@ -11,12 +11,14 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import Final, TypeAlias
 
 from onegate.auth.v1 import grant_service_pb2
-from runtime.clock import Clock
+from runtime.clock import Clock, pause
 from runtime.errors import GatewayError
 from services.auth.records import Change, Changes, Store
 
 POLL_S: Final = 0.25
-"""How long a change that another process made may stay unseen here, in seconds."""
+"""How long a change that another process made may stay unseen here when its announcement is lost,
+in seconds.
+"""
 
 HEARTBEAT_S: Final = 2.0
 """How long a watcher hears nothing when nothing changes, in seconds."""
@@ -44,9 +46,15 @@ class Feed:
         self._done = 0
         self._revision: int | None = None
         self._read_at = float("-inf")
+        self._heard = asyncio.Event()
 
     async def run(self) -> None:
         """Follows the log until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._store.follow(self._heard.set))
+            await self._follow()
+
+    async def _follow(self) -> None:
         away = False
         while True:
             try:
@@ -59,7 +67,8 @@ class Feed:
                 if away:
                     _LOG.info("the log of changes can be read again")
                 away = False
-            await self._clock.sleep(POLL_S)
+            await pause(self._clock, POLL_S, self._heard)
+            self._heard.clear()
 
     async def refresh(self) -> None:
         """Reads the log: what was committed before this call is queued for every watcher when it

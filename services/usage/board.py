@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 from onegate.usage.v1 import price_pb2
 from onegate.usage.v1.price_service_pb2 import ModelFacts, WatchPricesResponse
-from runtime.clock import Clock
+from runtime.clock import Clock, pause
 from services.usage.facts import FactBook, merged
 from services.usage.price_changes import Change, overlaid
 from services.usage.pricing import Catalogue
@@ -138,15 +138,7 @@ class Board:
 
     async def _pause(self) -> None:
         """Until a heartbeat is due or an operator set a price."""
-        waiting = {
-            asyncio.ensure_future(self._clock.sleep(HEARTBEAT_S)),
-            asyncio.ensure_future(self._changed.wait()),
-        }
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for future in waiting:
-                future.cancel()
+        await pause(self._clock, HEARTBEAT_S, self._changed)
 
     def _schedule(self, model: str, at: datetime, until: datetime) -> list[price_pb2.PriceSheet]:
         """The sheets of any name from ``at`` until ``until``. A price that only begins later is not

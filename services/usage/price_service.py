@@ -15,7 +15,7 @@ import grpc
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import price_service_pb2, price_service_pb2_grpc
 from onegate.usage.v1.price_pb2 import PriceSheet
-from runtime.clock import Clock
+from runtime.clock import Clock, pause
 from runtime.errors import GatewayError
 from runtime.patterns import matches
 from runtime.rpc import require_operator
@@ -28,8 +28,10 @@ from services.usage.price_store import PriceStore
 MODEL_CHARS_MAX: Final = 256
 """The longest name of a model that is looked up."""
 
-REFRESH_S: Final = 2.0
-"""How often a usage process looks for prices that were set through another one, in seconds."""
+REFRESH_S: Final = 1.0
+"""How often a usage process looks for prices that were set through another one although it heard
+of none, in seconds.
+"""
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ class OperatorPrices:
         self._clock = clock
         self._changes: list[Change] = []
         self._lock = asyncio.Lock()
+        self._heard = asyncio.Event()
 
     @property
     def changes(self) -> Sequence[Change]:
@@ -60,14 +63,19 @@ class OperatorPrices:
             self._board.take(fresh)
 
     async def run(self) -> None:
-        """Refreshes now and then; while the store is away, what is known stays."""
-        while True:
-            await self._clock.sleep(REFRESH_S)
-            self._board.release()
-            try:
-                await self.refresh()
-            except GatewayError as error:
-                _LOG.warning("prices that were set elsewhere are not known: %s", error.message)
+        """Refreshes when another process announces changes, and now and then; while the store is
+        away, what is known stays.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._store.follow(self._heard.set))
+            while True:
+                await pause(self._clock, REFRESH_S, self._heard)
+                self._heard.clear()
+                self._board.release()
+                try:
+                    await self.refresh()
+                except GatewayError as error:
+                    _LOG.warning("prices that were set elsewhere are not known: %s", error.message)
 
     async def set(self, request: price_service_pb2.SetPricesRequest) -> list[PriceSheet]:
         """Keeps what is new in a request, all or none, and shows it. Raises INVALID_REQUEST."""

@@ -1,14 +1,25 @@
 """Where the prices that operators set are kept: a row a change, for ever."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Protocol
 
-from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, Row, Table, Text, insert, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    LargeBinary,
+    MetaData,
+    Row,
+    Table,
+    Text,
+    insert,
+    select,
+)
 from sqlalchemy.schema import CreateTable
 
 from onegate.usage.v1.price_pb2 import PriceSheet
-from runtime.sql import Database, Migration, RowNumber, unix_micros
+from runtime.sql import Database, Migration, RowNumber, announce, serialise, unix_micros
 from services.usage.price_changes import Change
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -26,6 +37,9 @@ CHANGES = Table(
     # The sheet as it was set; absent where it was withdrawn.
     Column("sheet", LargeBinary, nullable=True),
 )
+
+CHANNEL: Final = "onegate_prices"
+"""Where changes are announced to other processes."""
 
 MIGRATIONS: Final = (Migration(version=1, statements=(CreateTable(CHANGES),)),)
 
@@ -45,6 +59,12 @@ class PriceStore(Protocol):
         """The changes with a greater number, in order."""
         ...
 
+    async def follow(self, heard: Callable[[], None]) -> None:
+        """Calls ``heard`` when another process may have made changes, until it is cancelled;
+        returns at once when there can be none.
+        """
+        ...
+
 
 class SqlPriceStore:
     """The store on any SQL database that ``runtime.sql`` knows."""
@@ -59,14 +79,25 @@ class SqlPriceStore:
     async def add(self, changes: Sequence[Change]) -> None:
         """See :class:`PriceStore`."""
         rows = [_values(change) for change in changes]
+
+        def work(connection: Connection) -> None:
+            # Numbers grow in the order of commits, or a reader could pass one by.
+            serialise(connection, CHANNEL)
+            connection.execute(insert(CHANGES), rows)
+            announce(connection, CHANNEL)
+
         if rows:
-            await self._database.write(lambda c: c.execute(insert(CHANGES), rows))
+            await self._database.write(work)
 
     async def after(self, number: int) -> list[Change]:
         """See :class:`PriceStore`."""
         query = select(CHANGES).where(CHANGES.c.number > number).order_by(CHANGES.c.number)
         found = await self._database.read(lambda c: c.execute(query).all())
         return [_change(row) for row in found]
+
+    async def follow(self, heard: Callable[[], None]) -> None:
+        """See :class:`PriceStore`."""
+        await self._database.follow(CHANNEL, heard)
 
 
 def _values(change: Change) -> dict[str, object]:

@@ -13,7 +13,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, Final, Protocol
 
 from sqlalchemy import (
@@ -22,6 +22,7 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
+    Dialect,
     Index,
     Integer,
     LargeBinary,
@@ -34,6 +35,7 @@ from sqlalchemy import (
     and_,
     func,
     insert,
+    literal_column,
     or_,
     select,
 )
@@ -50,7 +52,8 @@ from services.usage.reports import DAY_US, ROWS_MAX, Cursor, Selection, Sums
 _LOG = logging.getLogger(__name__)
 
 _METADATA = MetaData()
-_ID: Final = String(64)
+ID_CHARS_MAX: Final = 64
+_ID: Final = String(ID_CHARS_MAX)
 
 _FIELDS: Final[Mapping[str, tuple[str, TypeEngine[Any]]]] = {
     "attempt_id": ("attempt_id", String(36)),
@@ -147,7 +150,8 @@ _GROUPS: Final[Mapping[int, ColumnElement[Any]]] = {
     usage_service_pb2.USAGE_DIMENSION_KEY: _C.key_id,
     usage_service_pb2.USAGE_DIMENSION_PROJECT: _C.project_id,
     usage_service_pb2.USAGE_DIMENSION_PROVIDER: _C.provider,
-    usage_service_pb2.USAGE_DIMENSION_DAY: _C.started_at_us // DAY_US,
+    # Written out: PostgreSQL takes two parameters for two expressions, whatever their value.
+    usage_service_pb2.USAGE_DIMENSION_DAY: _C.started_at_us // literal_column(str(DAY_US)),
     usage_service_pb2.USAGE_DIMENSION_FEATURE: _C.feature,
     usage_service_pb2.USAGE_DIMENSION_CUSTOMER: _C.customer,
 }
@@ -160,6 +164,9 @@ would also make every sum over it overflow.
 """
 COUNT_MAX: Final = 10**12
 """The same for tokens."""
+
+RACES_MAX: Final = 5
+"""How often a batch is looked at again because another process kept some of it meanwhile."""
 
 
 class Verdict(enum.Enum):
@@ -222,6 +229,15 @@ class SqlStore:
                 _LOG.debug("a batch holds records that are known")
             else:
                 return [Verdict.INSERTED] * len(records)
+        for _ in range(RACES_MAX - 1):
+            try:
+                return await self._with_care(records, now_us)
+            except IntegrityError:
+                # Another process kept some of them since they were looked for: they are known now.
+                _LOG.debug("a batch was overtaken")
+        return await self._with_care(records, now_us)
+
+    async def _with_care(self, records: Sequence[UsageRecord], now_us: int) -> list[Verdict]:
         return await self._database.write(lambda c: self._insert_with_care(c, records, now_us))
 
     def _insert(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
@@ -229,14 +245,15 @@ class SqlStore:
         statement's own processing, which costs more per row than SQLite does.
         """
         if not self._statement:
-            self._statement = str(insert(RECORDS).compile(dialect=connection.dialect))
-        connection.exec_driver_sql(self._statement, list(rows))
+            self._statement = _insert_statement(connection.dialect)
+        # In one order everywhere, or two processes with the same records may wait for each other.
+        connection.exec_driver_sql(self._statement, sorted(rows, key=itemgetter(0)))
 
     def _insert_with_care(
         self, connection: Connection, records: Sequence[UsageRecord], now_us: int
     ) -> list[Verdict]:
         """Looks at each record before it is kept."""
-        known = _known(connection, {record.attempt_id for record in records})
+        known = _known(connection, {r.attempt_id for r in records if not _fault(r)})
         rows: list[tuple[object, ...]] = []
         aside: list[tuple[UsageRecord, str]] = []
         verdicts: list[Verdict] = []
@@ -328,6 +345,14 @@ def _sums(row: Row[Any], groups: int) -> Sums:
     )
 
 
+def _insert_statement(dialect: Dialect) -> str:
+    """With a place for each column, in their order, as the driver writes places."""
+    names = [column.name for column in RECORDS.columns]
+    place = "?" if dialect.paramstyle == "qmark" else "%s"
+    places = ", ".join(place for _ in names)
+    return f"INSERT INTO {RECORDS.name} ({', '.join(names)}) VALUES ({places})"  # noqa: S608
+
+
 def _row(record: UsageRecord, now_us: int) -> tuple[object, ...]:
     """A row of ``usage_records``, in the order of its columns."""
     counts = _counts_of(record.tokens)
@@ -341,6 +366,10 @@ def _row(record: UsageRecord, now_us: int) -> tuple[object, ...]:
 
 _fields_of = attrgetter(*(path for path, _ in _FIELDS.values()))
 _counts_of = attrgetter(*_COUNTS)
+_texts_of = attrgetter(
+    *(path for path, kind in _FIELDS.values() if isinstance(kind, (String, Text)))
+)
+_ids_of = attrgetter(*(path for path, kind in _FIELDS.values() if kind is _ID))
 
 
 def _fault(record: UsageRecord) -> str:
@@ -353,6 +382,11 @@ def _fault(record: UsageRecord) -> str:
         return "its cost is absurd"
     if max(_counts_of(record.tokens)) > COUNT_MAX:
         return "its token counts are absurd"
+    if max(map(len, _ids_of(record))) > ID_CHARS_MAX:
+        return "an id is too long"
+    if "\0" in "".join(_texts_of(record)):
+        # PostgreSQL cannot keep one; what one database refuses, none takes.
+        return "a text holds a NUL"
     return ""
 
 
@@ -372,7 +406,7 @@ def _set_aside(
         if connection.execute(there).first() is None:
             connection.execute(
                 insert(QUARANTINE).values(
-                    attempt_id=record.attempt_id,
+                    attempt_id=record.attempt_id.replace("\0", "\N{REPLACEMENT CHARACTER}"),
                     digest=digest,
                     why=why,
                     recorded_at_us=now_us,

@@ -7,10 +7,14 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psycopg
+from sqlalchemy import Connection
+
 from onegate.auth.v1 import grant_pb2
 from runtime.apikeys import KeyKind
 from runtime.clock import SystemEntropy
 from runtime.config import AuthSettings
+from runtime.sql import open_database
 from services.auth.identity import Identity, open_identity
 from services.auth.policy import Policy
 from services.auth.records import NewKey
@@ -46,23 +50,57 @@ async def until(condition: Callable[[], object], what: str, timeout_s: float = 1
         await asyncio.sleep(0.001)
 
 
+DSN_FILE = "auth.dsn"
+"""In a test's directory: the database that auth is on, when it is no SQLite file there."""
+
+
 def auth_settings(directory: Path, listen: str = "") -> AuthSettings:
-    """Auth on a SQLite file of its own."""
+    """Auth on a database of its own."""
+    named = directory / DSN_FILE
     return AuthSettings(
         listen=listen,
-        dsn=f"sqlite:///{directory}/auth.db",
+        dsn=named.read_text() if named.exists() else f"sqlite:///{directory}/auth.db",
         pepper_file=str(directory / "pepper"),
     )
 
 
 @asynccontextmanager
 async def opened(directory: Path, clock: SteppedClock | None = None) -> AsyncIterator[Identity]:
-    """What auth works with, on a SQLite file in ``directory``."""
+    """What auth works with, on the database of ``directory``."""
     identity = await open_identity(auth_settings(directory), clock or SteppedClock(), ENTROPY)
     try:
         yield identity
     finally:
         await identity.store.close()
+
+
+async def run_statements(directory: Path, *statements: str) -> None:
+    """Changes the database behind auth's back."""
+    database = open_database(auth_settings(directory).dsn)
+
+    def work(connection: Connection) -> None:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+
+    await database.write(work)
+    await database.close()
+
+
+def stored_bytes(directory: Path) -> bytes:
+    """Everything that the database has."""
+    dsn = auth_settings(directory).dsn
+    if dsn.startswith("sqlite:"):
+        kept = Path(dsn.removeprefix("sqlite://"))
+        return b"".join(path.read_bytes() for path in kept.parent.glob(f"{kept.name}*"))
+    with psycopg.connect(dsn) as connection:
+        named = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+        tables = [name for (name,) in connection.execute(named)]
+        rows = [
+            str(row)
+            for table in tables
+            for row in connection.execute(f'SELECT * FROM "{table}"'.encode())
+        ]
+    return "\n".join(rows).encode()
 
 
 def asked(

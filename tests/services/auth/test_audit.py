@@ -11,8 +11,8 @@ from runtime import apikeys
 from runtime.errors import GatewayError, reason_name
 from runtime.rpc import unary
 from services.auth.administration import ADDRESS_KEY, REFUSALS_LOGGED_MAX
+from tests.services.auth.ports import stored_bytes
 from tests.services.auth.serving import OPERATOR, Auth, auth, bearer
-from tests.services.auth.test_store import stored_bytes
 
 pytestmark = pytest.mark.anyio
 

@@ -170,7 +170,7 @@ async def test_the_operator_and_an_admin_key_administer(tmp_path: Path, who: str
 
 async def test_an_admin_key_sees_its_own_organisation_alone(tmp_path: Path) -> None:
     async with auth(tmp_path) as at:
-        _, foreign_project = second_organization(tmp_path)
+        _, foreign_project = await second_organization(tmp_path)
         _, foreign = await at.create(project_id=foreign_project)
         own = bearer(at.first.admin_key)
         for method, request in [

@@ -1,7 +1,6 @@
-"""The store suite: what any storage of identity has to do, on real files."""
+"""The store suite: what any storage of identity has to do, on real databases of each kind."""
 
 import asyncio
-import sqlite3
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +24,17 @@ from services.auth.records import (
     ProjectRecord,
 )
 from services.auth.store import MIGRATIONS, SqlStore
-from tests.services.auth.ports import ENTROPY, NOON, SteppedClock, asked, auth_settings, opened
+from tests.services.auth.ports import (
+    DSN_FILE,
+    ENTROPY,
+    NOON,
+    SteppedClock,
+    asked,
+    auth_settings,
+    opened,
+    run_statements,
+    stored_bytes,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -56,24 +65,22 @@ async def founded(identity: Identity, name: str = "default") -> tuple[str, str]:
     return organization_id, project_id
 
 
-def second_organization(directory: Path) -> tuple[str, str]:
+@pytest.fixture(autouse=True)
+def kept_in(dsn: str, tmp_path: Path) -> None:
+    """Every test runs on every database."""
+    (tmp_path / DSN_FILE).write_text(dsn)
+
+
+async def second_organization(directory: Path) -> tuple[str, str]:
     """Another organisation with a project, as a later release may make them."""
-    with sqlite3.connect(directory / "auth.db") as connection:
-        connection.execute(
-            "INSERT INTO organizations VALUES ('org_2', 'other', '{}', 1000, 1000, 0, '')"
-        )
-        connection.execute(
-            "INSERT INTO projects VALUES"
-            " ('proj_2', 'org_2', 'other', '{}', 1001, 1001, 0, NULL, '', '', '', '[]')"
-        )
-        connection.execute("UPDATE revisions SET newest = 1001")
-    connection.close()
+    await run_statements(
+        directory,
+        "INSERT INTO organizations VALUES ('org_2', 'other', '{}', 1000, 1000, 0, '')",
+        "INSERT INTO projects VALUES"
+        " ('proj_2', 'org_2', 'other', '{}', 1001, 1001, 0, NULL, '', '', '', '[]')",
+        "UPDATE revisions SET newest = 1001",
+    )
     return "org_2", "proj_2"
-
-
-def stored_bytes(directory: Path) -> bytes:
-    """Everything that the database has on disk."""
-    return b"".join(path.read_bytes() for path in directory.glob("auth.db*"))
 
 
 async def kept(identity: Identity, wanted: NewKey, organization_id: str | None = None) -> KeyRecord:
@@ -164,7 +171,7 @@ async def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
 async def test_one_organisation_cannot_see_touch_or_fill_another(tmp_path: Path) -> None:
     async with opened(tmp_path) as identity:
         own, _ = await founded(identity)
-        other, foreign_project = second_organization(tmp_path)
+        other, foreign_project = await second_organization(tmp_path)
         foreign = await kept(identity, asked(project_id=foreign_project), other)
         assert foreign.organization_id == other
         assert await identity.store.find_key(own, foreign.id) is None
@@ -385,26 +392,24 @@ async def test_a_policy_that_this_program_cannot_enforce_lets_nobody_in(tmp_path
         await founded(identity)
         _, draft = identity.mint(asked(), None)
         await identity.store.add_key(draft)
-        with sqlite3.connect(tmp_path / "auth.db") as connection:
-            connection.execute('UPDATE projects SET policy = \'{"residency": "ch"}\'')
-        connection.close()
+        await run_statements(tmp_path, 'UPDATE projects SET policy = \'{"residency": "ch"}\'')
         with pytest.raises(ValueError, match="residency"):
             await identity.store.find_lineage(draft.mac)
 
 
-async def test_a_store_of_the_first_release_is_brought_up_to_date(tmp_path: Path) -> None:
+async def test_a_store_of_the_first_release_is_brought_up_to_date(tmp_path: Path, dsn: str) -> None:
     database = open_database(auth_settings(tmp_path).dsn)
     await database.migrate("auth", MIGRATIONS[:1], now=NOON)
     await database.close()
-    with sqlite3.connect(tmp_path / "auth.db") as connection:
-        connection.execute("INSERT INTO organizations VALUES ('org_1', 'old', '{}', 1, 1, 0)")
-        connection.execute("INSERT INTO projects VALUES ('proj_1', 'org_1', 'old', '{}', 1, 1, 0)")
-        connection.execute(
-            "INSERT INTO keys VALUES ('key_1', 'org_1', 'proj_1', '', 1, 'old', ?, 'sk', '{}',"
-            " 1, 1, 0, NULL, NULL)",
-            (b"m" * 32,),
-        )
-    connection.close()
+    hexed = (b"m" * 32).hex()
+    mac = f"x'{hexed}'" if dsn.startswith("sqlite:") else f"'\\x{hexed}'"
+    await run_statements(
+        tmp_path,
+        "INSERT INTO organizations VALUES ('org_1', 'old', '{}', 1, 1, 0)",
+        "INSERT INTO projects VALUES ('proj_1', 'org_1', 'old', '{}', 1, 1, 0)",
+        "INSERT INTO keys VALUES ('key_1', 'org_1', 'proj_1', '', 1, 'old',"
+        f" {mac}, 'sk', '{{}}', 1, 1, 0, NULL, NULL)",
+    )
     async with opened(tmp_path) as identity:
         (project,) = (await identity.store.list_projects(None, Page(size=5))).rows
         assert (project.name, project.archived_at, project.models) == ("old", None, ())
