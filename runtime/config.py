@@ -318,6 +318,10 @@ _TYPE_NAMES: Final[Mapping[Any, str]] = {
 }
 
 
+_SAID: Final[Mapping[Any, Any]] = {int | None: int, bool | None: bool}
+"""What a setting is that can also be left out, once it is said."""
+
+
 def _checked(value: object, known: _Field) -> object:
     """The value in the type of its field. Raises ``ValueError`` with what is wrong."""
     if known.hint is float and type(value) is int:
@@ -325,9 +329,10 @@ def _checked(value: object, known: _Field) -> object:
     elif known.hint == tuple[str, ...]:
         entries = value if isinstance(value, list | tuple) else [None]
         value = tuple(entries) if all(isinstance(entry, str) for entry in entries) else None
-    expected = tuple if known.hint == tuple[str, ...] else known.hint
+    hint = _SAID.get(known.hint, known.hint)
+    expected = tuple if hint == tuple[str, ...] else hint
     if type(value) is not expected:
-        raise ValueError(f"must be {_TYPE_NAMES[known.hint]}")
+        raise ValueError(f"must be {_TYPE_NAMES[hint]}")
     complaint = None if known.rule is None else known.rule(value)
     if complaint is not None:
         raise ValueError(complaint)

@@ -27,6 +27,9 @@ _HOST_PORT: Final = re.compile(
 )
 _NAMED_TARGET: Final = re.compile(r"(?:dns|ipv4|ipv6):\S+")
 _PROVIDER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_REGION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
+_CLASS: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
+_CLASSES_MAX: Final = 16
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 
@@ -188,6 +191,23 @@ def provider_name(value: str) -> str | None:
     if _PROVIDER_NAME.fullmatch(value):
         return None
     return "must be 1 to 64 lower-case letters, digits, - or _, and not start with - or _"
+
+
+def region(value: str) -> str | None:
+    """A place where data may be."""
+    if _REGION.fullmatch(value):
+        return None
+    return "must be words like eu, us or eu-west-1: lower-case letters, digits and -"
+
+
+def class_names(values: tuple[str, ...]) -> str | None:
+    """The classes of data, the least sensitive first."""
+    if not 1 <= len(values) <= _CLASSES_MAX or not all(map(_CLASS.fullmatch, values)):
+        return (
+            f"must be 1 to {_CLASSES_MAX} names of lower-case letters, digits, - and _, the least"
+            " sensitive first"
+        )
+    return None if len(set(values)) == len(values) else "must name each class once"
 
 
 def variable_name(value: str) -> str | None:

@@ -107,12 +107,15 @@ class RouterSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthSettings:
     """The auth service. ``pepper_file`` holds the HMAC secret; made on the first start when
-    absent.
+    absent. ``data_classes`` are the names of classes of data, the least sensitive first.
     """
 
     listen: str = field(default="", metadata=ruled(rules.listen_address))
     dsn: str = field(default="", metadata=ruled(rules.dsn))
     pepper_file: str = field(default="", metadata=ruled(rules.path))
+    data_classes: tuple[str, ...] = field(
+        default=("public", "internal", "confidential"), metadata=ruled(rules.class_names)
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +159,11 @@ class TelemetrySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderSettings:
-    """One ``[[provider]]``: a credential for one wire. ``name`` is the prefix of its model ids."""
+    """One ``[[provider]]``: a credential for one wire. ``name`` is the prefix of its model ids.
+
+    ``region``, ``retention_days`` and ``trains`` are what is known of where its data goes: empty
+    and ``None`` for what the operator does not know.
+    """
 
     name: str = field(metadata=ruled(rules.provider_name))
     kind: str = field(metadata=one_of(KINDS))
@@ -165,6 +172,9 @@ class ProviderSettings:
     api_key_file: str = field(default="", metadata=ruled(rules.path))
     models: tuple[str, ...] = field(default=(), metadata=each(rules.word))
     free: bool = False
+    region: tuple[str, ...] = field(default=(), metadata=each(rules.region))
+    retention_days: int | None = field(default=None, metadata=between(0, 36_500))
+    trains: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

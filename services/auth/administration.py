@@ -123,6 +123,13 @@ class Deed:
         self._operation = operation
         self.rights.check(operation, project_id)
 
+    def organization(self) -> OrganizationRecord:
+        """The organisation that the call is about. Raises NOT_FOUND."""
+        found = self.session.find(OrganizationRecord, {"id": self.organization_id})
+        if found is None:
+            raise missing("organisation")
+        return found
+
     def project(self, operation: str, project_id: str) -> ProjectRecord:
         """The project in which the caller may do this.
 

@@ -21,6 +21,7 @@ class Identity:
     pepper: Secret
     clock: Clock
     entropy: Entropy
+    data_classes: tuple[str, ...]
 
     def mac(self, digest: bytes) -> bytes:
         """What is stored of the key with this digest."""
@@ -54,7 +55,13 @@ async def open_identity(settings: AuthSettings, clock: Clock, entropy: Entropy) 
     """
     pepper = FileSecrets(entropy).read_or_make(settings.pepper_file)
     store = SqlStore(open_database(settings.dsn))
-    identity = Identity(store=store, pepper=pepper, clock=clock, entropy=entropy)
+    identity = Identity(
+        store=store,
+        pepper=pepper,
+        clock=clock,
+        entropy=entropy,
+        data_classes=settings.data_classes,
+    )
     try:
         await identity.store.migrate(now=clock.now())
         await _check_pepper(identity, settings.pepper_file)

@@ -130,6 +130,18 @@ def keep_project(session: Session, project: ProjectRecord, *, now: datetime) -> 
     return kept
 
 
+def keep_organization(
+    session: Session, organization: OrganizationRecord, *, now: datetime
+) -> OrganizationRecord:
+    """Keeps a changed organisation; every live key of it gets a new version."""
+    revision = session.next_revision()
+    kept = replace(organization, version=revision)
+    session.replace(kept)
+    live = live_keys(session, {"organization_id": organization.id})
+    session.log([Change(revision=revision, key_id=key.id, revoked=False) for key in live], now)
+    return kept
+
+
 def live_keys(session: Session, where: Mapping[str, object]) -> list[KeyRecord]:
     """Keys that are not revoked."""
     return session.select(KeyRecord, {**where, "revoked_at": None}, Slice(size=KEYS_MAX))

@@ -15,6 +15,7 @@ from onegate.auth.v1 import grant_pb2, key_service_pb2, project_service_pb2
 from onegate.common.v1 import error_pb2
 from runtime.apikeys import KeyKind
 from runtime.errors import GatewayError
+from services.auth.data_policy import policy_of
 from services.auth.permissions import checked_permissions
 from services.auth.policy import NOTHING, Policy, RateLimit, effective
 from services.auth.records import KeyRecord, Lineage, NewKey, ProjectRecord
@@ -78,8 +79,8 @@ def invalid_key() -> GatewayError:
     )
 
 
-def grant(lineage: Lineage) -> grant_pb2.Grant:
-    """What the key may do, as routers and edges cache it."""
+def grant(lineage: Lineage, classes: tuple[str, ...]) -> grant_pb2.Grant:
+    """What the key may do, as routers and edges cache it; ``classes`` are those of data."""
     key, project, organization = lineage.key, lineage.project, lineage.organization
     levels = (organization.policy, *((project.policy,) if project else ()), key.policy)
     rights = effective(*levels)
@@ -98,6 +99,9 @@ def grant(lineage: Lineage) -> grant_pb2.Grant:
         rate_limits=map(_limit_message, rights.rate_limits),
         tags=rights.tags,
         name=key.name,
+        data_policy=(
+            None if is_admin else policy_of(organization, project, key.policy.data, classes)
+        ),
     )
 
 

@@ -168,6 +168,15 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
         **_family("model_permissions", "get", update="project.updated", delete="project.updated"),
         **_family("data_retention", "get", update="organization.updated"),
         **_family("projects.data_retention", "get", update="project.updated"),
+        # Who sets how long data may be kept sets what else holds for it.
+        **_borrowed(
+            {
+                **_family("data_policy", "get", update="organization.updated"),
+                **_family("projects.data_policy", "get", update="project.updated"),
+                **_family("api_keys.data_policy", "get", update="api_key.updated"),
+            },
+            "data_retention",
+        ),
         **_family(
             "users",
             "list get",

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from onegate.auth.v1 import grant_pb2
 from runtime.patterns import covers
+from services.auth import data_rules
+from services.auth.data_rules import DataRule
 
 NOTHING: Final = "*"
 """Denies every model: an empty list of allowed models would allow all of them."""
@@ -46,6 +48,7 @@ class Policy:
         rate_limits: in force together.
         tags: of usage rows; the level nearest to the key wins.
         scopes: what may be done at most; empty leaves it to the kind of key.
+        data: what is demanded of whoever is given the data; all of it holds together.
     """
 
     models_allowed: tuple[str, ...] = ()
@@ -53,6 +56,7 @@ class Policy:
     rate_limits: tuple[RateLimit, ...] = ()
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     scopes: tuple[str, ...] = ()
+    data: tuple[DataRule, ...] = ()
 
 
 def narrow(parent: Policy, child: Policy) -> Policy:
@@ -67,6 +71,7 @@ def narrow(parent: Policy, child: Policy) -> Policy:
         rate_limits=tuple(dict.fromkeys((*parent.rate_limits, *child.rate_limits))),
         tags={**parent.tags, **child.tags},
         scopes=_scopes(parent.scopes, child.scopes),
+        data=tuple(dict.fromkeys((*parent.data, *child.data))),
     )
 
 
@@ -159,6 +164,11 @@ def _joined(done: str, more: str) -> str:
     return done if more == "*" and done.endswith("*") else done + more
 
 
+_FIELDS: Final = frozenset(
+    {"models_allowed", "models_denied", "rate_limits", "tags", "scopes", "data"}
+)
+
+
 def to_json(policy: Policy) -> str:
     """The policy as it is kept: only what it says, so that policies grow without a migration."""
     fields: dict[str, Any] = {
@@ -167,6 +177,7 @@ def to_json(policy: Policy) -> str:
         "rate_limits": [_limit_fields(limit) for limit in policy.rate_limits],
         "tags": dict(policy.tags),
         "scopes": list(policy.scopes),
+        "data": [data_rules.to_fields(rule) for rule in policy.data],
     }
     return json.dumps({name: value for name, value in fields.items() if value}, sort_keys=True)
 
@@ -176,7 +187,7 @@ def from_json(text: str) -> Policy:
     does not know: what it cannot enforce it must not ignore.
     """
     fields = json.loads(text)
-    unknown = fields.keys() - {"models_allowed", "models_denied", "rate_limits", "tags", "scopes"}
+    unknown = fields.keys() - _FIELDS
     if unknown:
         raise ValueError(f"A stored policy says {sorted(unknown)}: run the program that wrote it.")
     return Policy(
@@ -185,6 +196,7 @@ def from_json(text: str) -> Policy:
         rate_limits=tuple(_limit_from(limit) for limit in fields.get("rate_limits", ())),
         tags=fields.get("tags", {}),
         scopes=tuple(fields.get("scopes", ())),
+        data=tuple(map(data_rules.from_fields, fields.get("data", ()))),
     )
 
 

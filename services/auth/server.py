@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, aclosing
 from typing import Final
 
 from onegate.auth.v1 import (
+    grant_pb2,
     grant_service_pb2,
     grant_service_pb2_grpc,
 )
@@ -25,6 +26,7 @@ from services.auth.administration import Administration, Context
 from services.auth.bootstrap import ensure_organization
 from services.auth.desks.table import DESKS
 from services.auth.identity import Identity, open_identity
+from services.auth.records import Lineage
 from services.auth.watch import Feed
 
 STOP_GRACE_S: Final = 5.0
@@ -59,7 +61,10 @@ class GrantService(grant_service_pb2_grpc.GrantServiceServicer):
         )
         if lineage is None or lineage.key.revoked_at is not None or is_archived:
             raise keys.invalid_key()
-        return grant_service_pb2.GetGrantResponse(grant=keys.grant(lineage))
+        return grant_service_pb2.GetGrantResponse(grant=self._grant(lineage))
+
+    def _grant(self, lineage: Lineage) -> grant_pb2.Grant:
+        return keys.grant(lineage, self._identity.data_classes)
 
     async def WatchGrants(
         self, request: grant_service_pb2.WatchGrantsRequest, _context: Context

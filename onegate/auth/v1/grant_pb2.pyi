@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from onegate.auth.v1 import data_policy_pb2 as _data_policy_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -142,6 +143,7 @@ class Grant(_message.Message):
     NETWORKS_ALLOWED_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    DATA_POLICY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """The key's public id (`key_…`)."""
     project_id: _builtins.str
@@ -184,6 +186,10 @@ class Grant(_message.Message):
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Tags that every usage row of this key carries unless the call says otherwise."""
 
+    @_builtins.property
+    def data_policy(self) -> _data_policy_pb2.DataPolicy:
+        """What is demanded of whoever is given the data of its calls."""
+
     def __init__(
         self,
         *,
@@ -201,10 +207,11 @@ class Grant(_message.Message):
         networks_allowed: _abc.Iterable[_builtins.str] | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         name: _builtins.str = ...,
+        data_policy: _data_policy_pb2.DataPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data_policy", b"data_policy", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at", b"expires_at", "key_id", b"key_id", "kind", b"kind", "models_allowed", b"models_allowed", "models_denied", b"models_denied", "name", b"name", "networks_allowed", b"networks_allowed", "organization_id", b"organization_id", "principal_id", b"principal_id", "project_id", b"project_id", "rate_limits", b"rate_limits", "scopes", b"scopes", "tags", b"tags", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_policy", b"data_policy", "expires_at", b"expires_at", "key_id", b"key_id", "kind", b"kind", "models_allowed", b"models_allowed", "models_denied", b"models_denied", "name", b"name", "networks_allowed", b"networks_allowed", "organization_id", b"organization_id", "principal_id", b"principal_id", "project_id", b"project_id", "rate_limits", b"rate_limits", "scopes", b"scopes", "tags", b"tags", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -11,6 +11,7 @@ from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from onegate.common.v1 import content_pb2 as _content_pb2
 from onegate.common.v1 import error_pb2 as _error_pb2
 from onegate.common.v1 import token_usage_pb2 as _token_usage_pb2
+from onegate.router.v1 import plan_pb2 as _plan_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -881,8 +882,14 @@ class RoutingPreferences(_message.Message):
     PROVIDER_ONLY_FIELD_NUMBER: _builtins.int
     PROVIDER_IGNORE_FIELD_NUMBER: _builtins.int
     ALLOW_FALLBACKS_FIELD_NUMBER: _builtins.int
+    NO_TRAINING_FIELD_NUMBER: _builtins.int
+    ZERO_RETENTION_FIELD_NUMBER: _builtins.int
     allow_fallbacks: _builtins.bool
     """Whether another provider may serve when the first fails; unset means yes."""
+    no_training: _builtins.bool
+    """Only providers that train on nothing they are given (`data_collection: deny`)."""
+    zero_retention: _builtins.bool
+    """Only providers that keep nothing they are given (`zdr`)."""
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models to try when the first cannot serve, in order."""
@@ -907,10 +914,12 @@ class RoutingPreferences(_message.Message):
         provider_only: _abc.Iterable[_builtins.str] | None = ...,
         provider_ignore: _abc.Iterable[_builtins.str] | None = ...,
         allow_fallbacks: _builtins.bool | None = ...,
+        no_training: _builtins.bool = ...,
+        zero_retention: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "allow_fallbacks", b"allow_fallbacks"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "allow_fallbacks", b"allow_fallbacks", "fallback_models", b"fallback_models", "provider_ignore", b"provider_ignore", "provider_only", b"provider_only", "provider_order", b"provider_order"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "allow_fallbacks", b"allow_fallbacks", "fallback_models", b"fallback_models", "no_training", b"no_training", "provider_ignore", b"provider_ignore", "provider_only", b"provider_only", "provider_order", b"provider_order", "zero_retention", b"zero_retention"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_fallbacks: _TypeAlias = _typing.Literal["allow_fallbacks"]  # noqa: Y015
     _WhichOneofArgType__allow_fallbacks: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks"]  # noqa: Y015
@@ -951,6 +960,8 @@ class CallContext(_message.Message):
     FEATURE_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     COST_MAX_NANO_USD_FIELD_NUMBER: _builtins.int
+    DATA_CLASS_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id, unique; made by the edge or, when empty, by the router."""
     client_address: _builtins.str
@@ -963,6 +974,12 @@ class CallContext(_message.Message):
     """The agent run (`x-onegate-run`)."""
     cost_max_nano_usd: _builtins.int
     """The most that the call may cost, in nano-USD; unset for no bound."""
+    data_class: _builtins.str
+    """The class of the call's data (`x-onegate-data-class`); empty for the least that applies."""
+    dry_run: _builtins.bool
+    """Answer with the plan alone, as one `plan` event: nobody is called, nothing is held or recorded
+    (`x-onegate-dry-run`).
+    """
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Tags for cost tracking (`x-onegate-tags`)."""
@@ -977,10 +994,12 @@ class CallContext(_message.Message):
         feature: _builtins.str = ...,
         run: _builtins.str = ...,
         cost_max_nano_usd: _builtins.int | None = ...,
+        data_class: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd", "cost_max_nano_usd", b"cost_max_nano_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd", "client_address", b"client_address", "cost_max_nano_usd", b"cost_max_nano_usd", "customer", b"customer", "feature", b"feature", "request_id", b"request_id", "run", b"run", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd", "client_address", b"client_address", "cost_max_nano_usd", b"cost_max_nano_usd", "customer", b"customer", "data_class", b"data_class", "dry_run", b"dry_run", "feature", b"feature", "request_id", b"request_id", "run", b"run", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_max_nano_usd: _TypeAlias = _typing.Literal["cost_max_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__cost_max_nano_usd: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd"]  # noqa: Y015
@@ -1003,6 +1022,7 @@ class ChatEvent(_message.Message):
     METERED_FIELD_NUMBER: _builtins.int
     TYPED_REQUIRED_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
     native: _builtins.bytes
     """Bytes in the caller's own dialect, ready to be written: a JSON body, or whole server-sent events."""
     @_builtins.property
@@ -1031,6 +1051,10 @@ class ChatEvent(_message.Message):
     def error(self) -> _error_pb2.Error:
         """The call failed."""
 
+    @_builtins.property
+    def plan(self) -> _plan_pb2.Plan:
+        """Who would serve, and why others would not. Only for a dry run, and then the only event."""
+
     def __init__(
         self,
         *,
@@ -1041,12 +1065,13 @@ class ChatEvent(_message.Message):
         metered: Global___Metered | None = ...,
         typed_required: Global___TypedRequired | None = ...,
         error: _error_pb2.Error | None = ...,
+        plan: _plan_pb2.Plan | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "delta", b"delta", "error", b"error", "event", b"event", "metered", b"metered", "native", b"native", "served", b"served", "typed_required", b"typed_required"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "delta", b"delta", "error", b"error", "event", b"event", "metered", b"metered", "native", b"native", "plan", b"plan", "served", b"served", "typed_required", b"typed_required"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "delta", b"delta", "error", b"error", "event", b"event", "metered", b"metered", "native", b"native", "served", b"served", "typed_required", b"typed_required"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "delta", b"delta", "error", b"error", "event", b"event", "metered", b"metered", "native", b"native", "plan", b"plan", "served", b"served", "typed_required", b"typed_required"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["served", "delta", "answer", "native", "metered", "typed_required", "error"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["served", "delta", "answer", "native", "metered", "typed_required", "error", "plan"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

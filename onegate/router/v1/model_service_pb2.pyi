@@ -167,22 +167,28 @@ class DataPolicy(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     RETENTION_DAYS_FIELD_NUMBER: _builtins.int
     TRAINING_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
     region: _builtins.str
-    """Where it runs (`eu`, `us`); empty when unknown."""
+    """Where it runs (`eu`, `us`), the first of several; empty when unknown."""
     retention_days: _builtins.int
     """How many days the provider keeps prompts; unset when unknown."""
     training: _builtins.bool
     """Whether the provider trains on prompts; unset when unknown."""
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Everywhere that it may run; empty when unknown."""
+
     def __init__(
         self,
         *,
         region: _builtins.str = ...,
         retention_days: _builtins.int | None = ...,
         training: _builtins.bool | None = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_training", b"_training", "retention_days", b"retention_days", "training", b"training"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_training", b"_training", "region", b"region", "retention_days", b"retention_days", "training", b"training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_training", b"_training", "region", b"region", "regions", b"regions", "retention_days", b"retention_days", "training", b"training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
     _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015

@@ -247,26 +247,79 @@ class Reservation(_message.Message):
     AMOUNT_NANO_USD_FIELD_NUMBER: _builtins.int
     SLICE_ID_FIELD_NUMBER: _builtins.int
     SLICE_AMOUNT_NANO_USD_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
     amount_nano_usd: _builtins.int
     """In all, in nano-USD, top-ups included; a cost above it is flagged as an overrun."""
     slice_id: _builtins.str
     """The slice from which a part was taken; empty when the attempt has only a hold of its own, under its own id."""
     slice_amount_nano_usd: _builtins.int
     """The part that was taken from the slice, in nano-USD."""
+    @_builtins.property
+    def data(self) -> Global___DataProof:
+        """Under which data policy the call was admitted; unset when none applied."""
+
     def __init__(
         self,
         *,
         amount_nano_usd: _builtins.int = ...,
         slice_id: _builtins.str = ...,
         slice_amount_nano_usd: _builtins.int = ...,
+        data: Global___DataProof | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "slice_amount_nano_usd", b"slice_amount_nano_usd", "slice_id", b"slice_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "data", b"data", "slice_amount_nano_usd", b"slice_amount_nano_usd", "slice_id", b"slice_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Reservation: _TypeAlias = Reservation  # noqa: Y015
+
+@_typing.final
+class DataProof(_message.Message):
+    """Under which data policy a call was admitted, and what was known of the deployment that served it at that moment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    DATA_CLASS_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    TRAINING_FIELD_NUMBER: _builtins.int
+    policy_version: _builtins.str
+    """The version of the policy (`dp-…`) of organisation, project and key; empty when only the request demanded."""
+    data_class: _builtins.str
+    """The class of the call's data; empty when the policy has no classes."""
+    retention_days: _builtins.int
+    """For how many days its provider keeps prompts; unset when unknown."""
+    training: _builtins.bool
+    """Whether its provider trains on prompts; unset when unknown."""
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Where the deployment may process the data; empty when unknown."""
+
+    def __init__(
+        self,
+        *,
+        policy_version: _builtins.str = ...,
+        data_class: _builtins.str = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int | None = ...,
+        training: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_training", b"_training", "retention_days", b"retention_days", "training", b"training"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_training", b"_training", "data_class", b"data_class", "policy_version", b"policy_version", "regions", b"regions", "retention_days", b"retention_days", "training", b"training"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
+    _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015
+    _WhichOneofReturnType__training: _TypeAlias = _typing.Literal["training"]  # noqa: Y015
+    _WhichOneofArgType__training: _TypeAlias = _typing.Literal["_training", b"_training"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_days) -> _WhichOneofReturnType__retention_days | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__training) -> _WhichOneofReturnType__training | None: ...
+
+Global___DataProof: _TypeAlias = DataProof  # noqa: Y015
 
 @_typing.final
 class Attribution(_message.Message):

@@ -15,7 +15,7 @@ from services.auth.administration import Administration, Context, Deed, missing,
 from services.auth.desks import paging
 from services.auth.objects import RateLimitRecord
 from services.auth.project_policy import ALLOW, DENY, policy_of
-from services.auth.records import OrganizationRecord, ProjectRecord, Slice
+from services.auth.records import ProjectRecord, Slice
 
 LIMITS_MAX: Final = 100
 """How many model patterns of one project may have limits."""
@@ -144,7 +144,7 @@ class ProjectPolicyService(project_policy_service_pb2_grpc.ProjectPolicyServiceS
                 project = deed.project("projects.data_retention.get", request.project_id)
                 return project.retention or PROJECT_DEFAULT
             deed.allow("data_retention.get")
-            return _organization(deed).retention or RETENTION_DEFAULT
+            return deed.organization().retention or RETENTION_DEFAULT
 
         return pb.GetDataRetentionResponse(type=await self._administration.read(context, work))
 
@@ -159,25 +159,19 @@ class ProjectPolicyService(project_policy_service_pb2_grpc.ProjectPolicyServiceS
                 project = deed.active_project(operation, request.project_id)
                 _check_word(request.type, PROJECT_RETENTION)
                 changed = replace(project, retention=request.type)
-                deed.session.replace(changed)
-                deed.note(project.id, project, changed, project.id)
+                # Words of retention are demands on every call: routers must learn of them.
+                kept = key_rows.keep_project(deed.session, changed, now=deed.now)
+                deed.note(project.id, project, kept, project.id)
             else:
                 deed.allow("data_retention.update")
                 _check_word(request.type, ORGANIZATION_RETENTION)
-                organization = _organization(deed)
+                organization = deed.organization()
                 said = replace(organization, retention=request.type)
-                deed.session.replace(said)
-                deed.note(organization.id, organization, said)
+                told = key_rows.keep_organization(deed.session, said, now=deed.now)
+                deed.note(organization.id, organization, told)
             return request.type
 
         return pb.UpdateDataRetentionResponse(type=await self._administration.change(context, work))
-
-
-def _organization(deed: Deed) -> OrganizationRecord:
-    found = deed.session.find(OrganizationRecord, {"id": deed.organization_id})
-    if found is None:
-        raise missing("organisation")
-    return found
 
 
 def _check_word(word: str, words: tuple[str, ...]) -> None:
@@ -240,7 +234,8 @@ def _keep(deed: Deed, project: ProjectRecord) -> ProjectRecord:
     """Keeps the project with the policy that follows, as a change of all its keys."""
     part = Slice(size=LIMITS_MAX, ascending=True)
     limits = deed.session.select(RateLimitRecord, {"project_id": project.id}, part)
-    narrowed = replace(project, policy=policy_of(project, limits))
+    policy = replace(policy_of(project, limits), data=project.policy.data)
+    narrowed = replace(project, policy=policy)
     return key_rows.keep_project(deed.session, narrowed, now=deed.now)
 
 

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from onegate.auth.v1 import (
     audit_service_pb2_grpc,
+    data_policy_service_pb2_grpc,
     group_service_pb2_grpc,
     invite_service_pb2_grpc,
     key_service_pb2_grpc,
@@ -19,6 +20,7 @@ from onegate.auth.v1 import (
 )
 from services.auth.administration import Administration
 from services.auth.desks.audit import AuditService
+from services.auth.desks.data_policy import DataPolicyService
 from services.auth.desks.groups import GroupService, ProjectGroupService
 from services.auth.desks.invites import InviteService
 from services.auth.desks.keys import KeyService
@@ -40,6 +42,7 @@ DESKS: Final[tuple[tuple[Callable[[Any, Any], None], Callable[[Administration], 
         project_policy_service_pb2_grpc.add_ProjectPolicyServiceServicer_to_server,
         ProjectPolicyService,
     ),
+    (data_policy_service_pb2_grpc.add_DataPolicyServiceServicer_to_server, DataPolicyService),
     (user_service_pb2_grpc.add_UserServiceServicer_to_server, UserService),
     (project_user_service_pb2_grpc.add_ProjectUserServiceServicer_to_server, ProjectUserService),
     (invite_service_pb2_grpc.add_InviteServiceServicer_to_server, InviteService),

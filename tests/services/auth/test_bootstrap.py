@@ -26,7 +26,7 @@ async def test_the_first_start_makes_a_working_key_of_each_kind(tmp_path: Path) 
         for key, project_id in ((first.admin_key, ""), (first.api_key, first.project_id)):
             lineage = await identity.store.find_lineage(identity.mac(apikeys.digest(key)))
             assert lineage is not None
-            granted = grant(lineage)
+            granted = grant(lineage, identity.data_classes)
             assert granted.organization_id == first.organization_id
             assert granted.project_id == project_id
             assert granted.kind == apikeys.kind_of(key)

@@ -51,6 +51,7 @@ ORGANIZATION = OrganizationRecord(
     version=3,
     created_at=NOON,
 )
+CLASSES = ("public", "internal", "confidential")
 LINEAGE = Lineage(organization=ORGANIZATION, project=PROJECT, key=KEY)
 
 
@@ -75,7 +76,7 @@ def test_the_stored_mac_is_an_hmac_of_the_digest_under_the_pepper() -> None:
 
 
 def test_a_grant_says_what_all_levels_allow_together() -> None:
-    grant = keys.grant(LINEAGE)
+    grant = keys.grant(LINEAGE, CLASSES)
     assert set(grant.models_allowed) == {"openai/*/gpt-5", "openai/gpt-5"}
     assert list(grant.models_denied) == ["*/gpt-4"]
     assert {limit.scope for limit in grant.rate_limits} == {
@@ -99,12 +100,12 @@ def test_a_grant_has_the_version_of_the_newest_thing_it_came_from(
         project=replace(PROJECT, version=of_project),
         key=replace(KEY, version=of_key),
     )
-    assert keys.grant(lineage).version == 9
+    assert keys.grant(lineage, CLASSES).version == 9
 
 
 def test_an_admin_key_administers_and_calls_no_model() -> None:
     admin = replace(KEY, kind=grant_pb2.KEY_KIND_ADMIN, project_id=None, expires_at=None)
-    grant = keys.grant(Lineage(organization=ORGANIZATION, project=None, key=admin))
+    grant = keys.grant(Lineage(organization=ORGANIZATION, project=None, key=admin), CLASSES)
     assert list(grant.scopes) == [keys.ADMIN_SCOPE]
     assert list(grant.models_denied) == ["*"]
     assert grant.project_id == ""
