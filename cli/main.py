@@ -18,6 +18,7 @@ GROUPS: Final = {
     "keys": "cli.keys",
     "projects": "cli.projects",
     "orgs": "cli.organizations",
+    "policy": "cli.policy",
     "audit": "cli.audit",
     "models": "cli.models",
     "usage": "cli.usage",

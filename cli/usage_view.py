@@ -95,7 +95,19 @@ def record_fields(record: UsageRecord) -> dict[str, Any]:
         "customer": record.attribution.customer,
         "feature": record.attribution.feature,
         "run": record.attribution.run,
+        **_data_fields(record.data),
         "tags": dict(sorted(record.tags.items())),
+    }
+
+
+def _data_fields(data: usage_record_pb2.DataProof) -> dict[str, Any]:
+    """Under which data policy the call was let through; ``None`` for what was not known."""
+    return {
+        "data_class": data.data_class,
+        "data_policy_version": data.policy_version,
+        "data_regions": " ".join(data.regions),
+        "data_retention_days": data.retention_days if data.HasField("retention_days") else None,
+        "data_training": data.training if data.HasField("training") else None,
     }
 
 

@@ -2,7 +2,17 @@
 
 from typing import Final
 
-from edge.admin import audit, groups, keys, people, policies, projects, roles, service_accounts
+from edge.admin import (
+    audit,
+    data_policies,
+    groups,
+    keys,
+    people,
+    policies,
+    projects,
+    roles,
+    service_accounts,
+)
 from edge.admin.route import AnyRoute
 
 ROUTES: Final[tuple[AnyRoute, ...]] = (
@@ -10,6 +20,7 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     *keys.ROUTES,
     *service_accounts.ROUTES,
     *policies.ROUTES,
+    *data_policies.ROUTES,
     *people.ROUTES,
     *groups.ROUTES,
     *roles.ROUTES,

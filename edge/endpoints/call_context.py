@@ -16,11 +16,14 @@ VALUE_CHARS_MAX: Final = 512
 _USD: Final = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?")
 _TEXTS: Final = {
     "customer": b"x-onegate-customer",
+    "data_class": b"x-onegate-data-class",
     "feature": b"x-onegate-feature",
     "run": b"x-onegate-run",
 }
 _TAGS: Final = b"x-onegate-tags"
 _COST_MAX: Final = b"x-onegate-max-cost"
+_DRY_RUN: Final = b"x-onegate-dry-run"
+_FLAGS: Final = {"true": True, "false": False}
 
 
 def call_context(
@@ -42,7 +45,17 @@ def call_context(
         context.tags.update(_tags(_text(headers[_TAGS], _TAGS, chars_max=16 * 1024)))
     if _COST_MAX in headers:
         context.cost_max_nano_usd = _nano_usd(_text(headers[_COST_MAX], _COST_MAX))
+    if _DRY_RUN in headers:
+        context.dry_run = _flag(_text(headers[_DRY_RUN], _DRY_RUN), _DRY_RUN)
     return context
+
+
+def _flag(text: str, header: bytes) -> bool:
+    flag = _FLAGS.get(text.strip().lower())
+    if flag is None:
+        # Taken for false, a dry run that was meant would be a call that costs.
+        raise _refusal(header, "must be true or false")
+    return flag
 
 
 def _text(value: bytes, header: bytes, *, chars_max: int = VALUE_CHARS_MAX) -> str:

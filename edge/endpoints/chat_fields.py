@@ -319,6 +319,8 @@ class ProviderField(msgspec.Struct):
     only: list[str] | None = None
     ignore: list[str] | None = None
     allow_fallbacks: bool | None = None
+    data_collection: Literal["allow", "deny"] | None = None
+    zdr: bool | None = None
 
 
 class ChatFields(msgspec.Struct):

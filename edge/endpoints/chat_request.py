@@ -16,6 +16,7 @@ from edge.endpoints.chat_fields import (
     ChatFields,
     FileField,
     ImageField,
+    ProviderField,
     ToolCallField,
     ToolChoiceField,
     VideoField,
@@ -42,7 +43,7 @@ BYTES_PER_MEDIA_TOKEN: Final = 16
 """
 
 _KINDS: Final = ("function", "custom")
-_PROVIDER_FIELDS: Final = frozenset({"order", "only", "ignore", "allow_fallbacks"})
+_PROVIDER_FIELDS: Final = frozenset(ProviderField.__struct_fields__)
 _NO_THINKING: Final = (None, "none", "disabled")
 
 
@@ -156,6 +157,8 @@ def _routing(fields: ChatFields) -> chat_pb2.RoutingPreferences:
         routing.provider_ignore.extend(provider.ignore or ())
         if provider.allow_fallbacks is not None:
             routing.allow_fallbacks = provider.allow_fallbacks
+        routing.no_training = provider.data_collection == "deny"
+        routing.zero_retention = provider.zdr is True
     return routing
 
 

@@ -71,6 +71,7 @@ def _data_policy(policy: model_service_pb2.DataPolicy) -> dict[str, Any]:
     """Where it runs and what its provider does with the data; ``null`` is "not known"."""
     return {
         "region": policy.region or None,
+        "regions": list(policy.regions),
         "retention_days": policy.retention_days if policy.HasField("retention_days") else None,
         "training": policy.training if policy.HasField("training") else None,
     }

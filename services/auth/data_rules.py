@@ -110,9 +110,7 @@ def settings_message(rules: Iterable[DataRule]) -> data_policy_service_pb2.DataP
     for rule in rules:
         settings.class_min = settings.class_min or rule.class_min
         if rule.demands != NO_DEMANDS:
-            settings.demands.add(
-                data_class=rule.data_class, demands=_demands_message(rule.demands)
-            )
+            settings.demands.add(data_class=rule.data_class, demands=_demands_message(rule.demands))
     return settings
 
 

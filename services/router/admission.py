@@ -15,11 +15,14 @@ from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError
 from runtime.money import NANO_PER_USD
 from runtime.patterns import allows
+from services.router.data_rules import FREE, UNKNOWN, CallData, DataHandling, objection
 
 SCOPE_CALL: Final = "model.request"
 """What a key needs to call a model."""
 SCOPE_READ: Final = "model.read"
 """What a key needs to list models."""
+MODEL: Final = "model"
+"""The policy that says whether a key may know of a model at all."""
 SCOPES_LISTING: Final = frozenset({SCOPE_CALL, SCOPE_READ, "admin"})
 """Any of these lets a key list models."""
 
@@ -36,6 +39,8 @@ class CallFacts:
         cost_max_nano_usd: the most that the caller lets the call cost; ``None`` without a bound.
         cost_bound: computes the most that the call can cost, in nano-USD; ``None`` when nothing
             bounds it. Asked only when the caller named a bound.
+        data: what is demanded of whoever is given the call's data.
+        handling: what is known of what becomes of it there.
     """
 
     model: str
@@ -44,18 +49,35 @@ class CallFacts:
     client_address: str = ""
     cost_max_nano_usd: int | None = None
     cost_bound: Callable[[], int | None] = lambda: None
+    data: CallData = FREE
+    handling: DataHandling = UNKNOWN
 
 
-Policy = Callable[[grant_pb2.Grant, CallFacts, float], GatewayError | None]
+Judge = Callable[[grant_pb2.Grant, CallFacts, float], GatewayError | None]
 """Judges a call at a wall-clock time, in Unix seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """A row of the table.
+
+    Attributes:
+        name: what explanations call it.
+        reason: the one reason that it refuses with.
+        judge: the rule.
+    """
+
+    name: str
+    reason: error_pb2.ErrorReason.ValueType
+    judge: Judge
 
 
 def refusal(grant: grant_pb2.Grant, facts: CallFacts, now_unix_s: float) -> GatewayError | None:
     """The first objection; ``None`` lets the call through."""
     for policy in POLICIES:
-        objection = policy(grant, facts, now_unix_s)
-        if objection is not None:
-            return objection
+        why_not = policy.judge(grant, facts, now_unix_s)
+        if why_not is not None:
+            return why_not
     return None
 
 
@@ -118,6 +140,12 @@ def _model(grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayErro
     )
 
 
+def _data(_grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
+    if facts.data is FREE:
+        return None
+    return objection(facts.model, facts.handling, facts.data)
+
+
 def _price(_grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
     if facts.priced:
         return None
@@ -146,15 +174,16 @@ def _cost(_grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayErro
 
 
 POLICIES: Final[tuple[Policy, ...]] = (
-    _expiry,
-    _kind,
-    _network,
-    _scope,
-    _model,
-    _price,
-    _cost,
+    Policy(name="expiry", reason=error_pb2.ERROR_REASON_KEY_EXPIRED, judge=_expiry),
+    Policy(name="kind", reason=error_pb2.ERROR_REASON_SCOPE_MISSING, judge=_kind),
+    Policy(name="network", reason=error_pb2.ERROR_REASON_ADDRESS_FORBIDDEN, judge=_network),
+    Policy(name="scope", reason=error_pb2.ERROR_REASON_SCOPE_MISSING, judge=_scope),
+    Policy(name=MODEL, reason=error_pb2.ERROR_REASON_MODEL_FORBIDDEN, judge=_model),
+    Policy(name="data", reason=error_pb2.ERROR_REASON_DATA_POLICY, judge=_data),
+    Policy(name="price", reason=error_pb2.ERROR_REASON_MODEL_PRICE_UNKNOWN, judge=_price),
+    Policy(name="cost", reason=error_pb2.ERROR_REASON_INVALID_REQUEST, judge=_cost),
 )
-"""In this order: who is asking, from where, for what, at what price."""
+"""In this order: who is asking, from where, for what, with which data, at what price."""
 
 
 def _is_inside(address: str, networks: Iterable[str]) -> bool:

@@ -14,6 +14,7 @@ from onegate.common.v1 import error_pb2
 from onegate.router.v1 import model_service_pb2
 from onegate.usage.v1 import price_pb2, price_service_pb2
 from runtime.errors import GatewayError
+from services.router.data_rules import UNKNOWN, DataHandling
 from services.router.providers.base import ListedModel
 
 NAME: Final = re.compile(r"[A-Za-z0-9._~:/@+-]{1,200}")
@@ -63,12 +64,18 @@ class Prices(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfiguredProvider:
-    """A provider as the operator configured it; ``models`` empty for all that exist."""
+    """A provider as the operator configured it; ``models`` empty for all that exist.
+
+    ``data`` is what the operator says of what becomes of the data there. What its vendor says is
+    believed beside it only when ``at_vendor``: it speaks of the vendor's own address.
+    """
 
     name: str
     kind: str
     models: tuple[str, ...] = ()
     free: bool = False
+    data: DataHandling = UNKNOWN
+    at_vendor: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +91,8 @@ class Deployment:
     """The most output tokens; 0 when unknown."""
     context_tokens_max: int = 0
     """The most tokens, input and output together; 0 when unknown."""
+    data: DataHandling = UNKNOWN
+    """What becomes of the data there."""
 
 
 @dataclass(slots=True)
@@ -154,11 +163,17 @@ class Catalog:
         names = found.allowed or found.listed
         return [f"{found.configured.kind}/{n}" for n in names if not self._priced(found, n)]
 
-    def models(self, shown: Callable[[str], bool]) -> Iterator[model_service_pb2.Model]:
-        """The known models whose id ``shown`` lets through, by id."""
+    def models(
+        self,
+        shown: Callable[[str], bool],
+        fits: Callable[[DataHandling], bool] = lambda _: True,
+    ) -> Iterator[model_service_pb2.Model]:
+        """The known models whose id ``shown`` and whose way with data ``fits`` let through."""
         for provider in self._providers.values():
             for name in self._known(provider):
-                if shown(f"{provider.configured.name}/{name}"):
+                if shown(f"{provider.configured.name}/{name}") and fits(
+                    self._handling(provider, name)
+                ):
                     yield self._described(provider, name)
 
     def model(self, deployment: Deployment) -> model_service_pb2.Model:
@@ -232,6 +247,21 @@ class Catalog:
             free=configured.free,
             output_tokens_max=listed.output_tokens_max or facts.output_tokens_max,
             context_tokens_max=listed.context_tokens_max or facts.context_tokens_max,
+            data=self._handling(provider, name),
+        )
+
+    def _handling(self, provider: _Provider, name: str) -> DataHandling:
+        """What the operator says of the data, and what the vendor says where it is the vendor."""
+        configured = provider.configured
+        if not configured.at_vendor:
+            return configured.data
+        said = self._facts(provider, name).data_handling
+        return configured.data.over(
+            DataHandling(
+                regions=(said.region,) if said.region else (),
+                retention_days=said.retention_days if said.HasField("retention_days") else None,
+                training=said.training if said.HasField("training") else None,
+            )
         )
 
     def _priced(self, provider: _Provider, name: str) -> bool:
@@ -264,7 +294,7 @@ class Catalog:
             rates=_rates(sheet) if sheet is not None and not free else [],
             free=free,
             callable=free or sheet is not None,
-            data_policy=_data_policy(facts),
+            data_policy=_data_policy(self._handling(provider, name)),
             aliases=self._aliases(provider, name),
             knowledge=facts.knowledge,
             shutdown_on=listed.shutdown_on or facts.shutdown_on,
@@ -301,14 +331,13 @@ def _rates(sheet: price_pb2.PriceSheet) -> list[model_service_pb2.ModelRate]:
     ]
 
 
-def _data_policy(facts: price_service_pb2.ModelFacts) -> model_service_pb2.DataPolicy:
-    handling = facts.data_handling
-    policy = model_service_pb2.DataPolicy(region=handling.region)
-    if handling.HasField("retention_days"):
-        policy.retention_days = handling.retention_days
-    if handling.HasField("training"):
-        policy.training = handling.training
-    return policy
+def _data_policy(handling: DataHandling) -> model_service_pb2.DataPolicy:
+    return model_service_pb2.DataPolicy(
+        region=handling.regions[0] if handling.regions else "",
+        regions=handling.regions,
+        retention_days=handling.retention_days,
+        training=handling.training,
+    )
 
 
 def _sources(

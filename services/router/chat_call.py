@@ -11,7 +11,6 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
-from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2
 from onegate.usage.v1 import price_pb2
@@ -21,6 +20,7 @@ from runtime.errors import GatewayError
 from services.router import bounds
 from services.router.admission import CallFacts, refusal
 from services.router.catalog import Deployment
+from services.router.data_rules import call_data
 from services.router.exchange import Line, Prepared, ProviderCall
 from services.router.parts import Parts
 from services.router.planning import Excluded, Plan, make_plan
@@ -73,9 +73,11 @@ class ChatCall:
         grant = parts.grants.lookup(key) or await parts.grants.get(key)
         now_unix_s, now_s = parts.clock.now().timestamp(), parts.clock.monotonic()
         request_id = request.context.request_id or uuid7(int(now_unix_s * 1000), parts.entropy)
-        self._caller = Caller(grant, request, request_id)
+        routing = request.routing if request.HasField("routing") else None
+        data = call_data(grant, request.context.data_class, routing)
+        self._caller = Caller(grant, request, request_id, data)
         await self._learn_prices()
-        plan = self._plan(grant, now_unix_s, now_s)
+        plan = self._plan(now_unix_s, now_s)
         if not plan.candidates:
             raise plan.refusal()
         self._excluded.extend(plan.excluded)
@@ -100,24 +102,30 @@ class ChatCall:
                 if prices.find(name) is None:
                     await prices.get(name)
 
-    def _plan(self, grant: grant_pb2.Grant, now_unix_s: float, now_s: float) -> Plan:
-        request, context = self._request, self._request.context
+    def _plan(self, now_unix_s: float, now_s: float) -> Plan:
+        request, grant = self._request, self._caller.grant
         routing = request.routing if request.HasField("routing") else None
-        cost_max = context.cost_max_nano_usd if context.HasField("cost_max_nano_usd") else None
 
         def judge(deployment: Deployment) -> GatewayError | None:
-            sheet = self._pin(deployment)
-            facts = CallFacts(
-                model=deployment.id,
-                priced=deployment.free or sheet is not None,
-                client_address=context.client_address,
-                cost_max_nano_usd=cost_max,
-                cost_bound=partial(self._cost_bound, deployment),
-            )
+            facts = self._facts(deployment)
             return refusal(grant, facts, now_unix_s) or self._ill(deployment, now_s)
 
         models = [request.model, *routing.fallback_models] if routing else [request.model]
         return make_plan(models, routing, self._parts.catalog.resolve, judge)
+
+    def _facts(self, deployment: Deployment) -> CallFacts:
+        """What the policies look at."""
+        context, sheet = self._request.context, self._pin(deployment)
+        cost_max = context.cost_max_nano_usd if context.HasField("cost_max_nano_usd") else None
+        return CallFacts(
+            model=deployment.id,
+            priced=deployment.free or sheet is not None,
+            client_address=context.client_address,
+            cost_max_nano_usd=cost_max,
+            cost_bound=partial(self._cost_bound, deployment),
+            data=self._caller.data,
+            handling=deployment.data,
+        )
 
     def _pin(self, deployment: Deployment) -> price_pb2.PriceSheet | None:
         """The price of this call, whatever changes from here on."""

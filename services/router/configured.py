@@ -10,12 +10,20 @@ from runtime.rules import ConfigError, Problem
 from runtime.secrets import Secret
 from services.router import demo
 from services.router.catalog import ConfiguredProvider
+from services.router.data_rules import DataHandling
 from services.router.egress import origin_of
 from services.router.parts import Provider
 from services.router.providers.base import ListsElsewhere, Wire
 from services.router.upstream import target_of
 
-DEMO: Final = ProviderSettings(name=demo.NAME, kind=demo.NAME, models=(demo.MODEL,), free=True)
+DEMO: Final = ProviderSettings(
+    name=demo.NAME,
+    kind=demo.NAME,
+    models=(demo.MODEL,),
+    free=True,
+    retention_days=0,
+    trains=False,
+)
 """What is configured when nothing is."""
 
 
@@ -30,7 +38,14 @@ class Configured:
 def with_demo(providers: Sequence[ProviderSettings]) -> tuple[ProviderSettings, ...]:
     """The demo provider alone when there is no other; a configured one is free in any case."""
     return tuple(
-        replace(provider, free=True, models=provider.models or DEMO.models)
+        replace(
+            provider,
+            free=True,
+            models=provider.models or DEMO.models,
+            # It answers from this very machine, remembers nothing and learns nothing.
+            retention_days=0,
+            trains=False,
+        )
         if provider.kind == demo.NAME
         else provider
         for provider in providers
@@ -62,7 +77,16 @@ def configure(
             raise ConfigError([Problem(where=where, message=error.message)]) from None
     known = tuple(
         ConfiguredProvider(
-            name=provider.name, kind=provider.kind, models=provider.models, free=provider.free
+            name=provider.name,
+            kind=provider.kind,
+            models=provider.models,
+            free=provider.free,
+            data=DataHandling(
+                regions=provider.region,
+                retention_days=provider.retention_days,
+                training=provider.trains,
+            ),
+            at_vendor=provider.base_url.rstrip("/") in ("", wires[provider.kind].base_url),
         )
         for provider in providers
     )

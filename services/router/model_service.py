@@ -15,6 +15,8 @@ from runtime.rpc_server import metadata_of
 from services.router.admission import listing_refusal
 from services.router.catalog import Catalog
 from services.router.chat_call import bearer_of
+from services.router.data_rules import FREE, DataHandling, call_data
+from services.router.data_rules import objection as data_objection
 from services.router.parts import Grants
 
 PAGE_MAX: Final = 10_000
@@ -22,6 +24,7 @@ PAGE_MAX: Final = 10_000
 
 _MODELS_AT_ONCE: Final = 50
 
+_Shown = tuple[Callable[[str], bool], Callable[[DataHandling], bool]]
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -47,9 +50,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_service_pb2.ListModelsRequest, context: Context
     ) -> model_service_pb2.ListModelsResponse:
         """The models that the caller's key may call, by id; all of them for the operator."""
-        shown = await self._shown(context)
+        shown, fits = await self._shown(context)
         found: list[model_service_pb2.Model] = []
-        for number, model in enumerate(self._catalog.models(shown)):
+        for number, model in enumerate(self._catalog.models(shown, fits)):
             if model.id > request.page_token:
                 found.append(model)
             if number % _MODELS_AT_ONCE == 0:
@@ -66,9 +69,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         self, request: model_service_pb2.GetModelRequest, context: Context
     ) -> model_service_pb2.GetModelResponse:
         """One model by id or unambiguous name; MODEL_NOT_FOUND also when the key may not see it."""
-        shown = await self._shown(context)
+        shown, fits = await self._shown(context)
         deployment = self._catalog.resolve(request.id)
-        if not shown(deployment.id):
+        if not (shown(deployment.id) and fits(deployment.data)):
             raise GatewayError(
                 error_pb2.ERROR_REASON_MODEL_NOT_FOUND,
                 f"There is no model {request.id!r} for this key; see GET /v1/models.",
@@ -76,15 +79,27 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             )
         return model_service_pb2.GetModelResponse(model=self._catalog.model(deployment))
 
-    async def _shown(self, context: Context) -> Callable[[str], bool]:
-        """Which models the caller may see. Raises INVALID_API_KEY, KEY_EXPIRED, SCOPE_MISSING."""
+    async def _shown(self, context: Context) -> _Shown:
+        """Which models the caller may see, by id and by what becomes of data there: those that no
+        call of its key can ever reach are hidden.
+
+        Raises INVALID_API_KEY, KEY_EXPIRED, SCOPE_MISSING.
+        """
         metadata = metadata_of(context)
         if OPERATOR_KEY in metadata:
             require_operator(metadata, self._operator_token())
-            return lambda _: True
+            return _everything, _everything
         grant = await self._grants.get(bearer_of(metadata))
         objection = listing_refusal(grant, self._clock.now().timestamp())
         if objection is not None:
             raise objection
         allowed, denied = tuple(grant.models_allowed), tuple(grant.models_denied)
-        return lambda model: allows(allowed, denied, model)
+        data = call_data(grant, "", None)
+        return (
+            lambda model: allows(allowed, denied, model),
+            lambda handling: data is FREE or data_objection("", handling, data) is None,
+        )
+
+
+def _everything(_: object) -> bool:
+    return True

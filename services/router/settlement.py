@@ -13,6 +13,7 @@ from runtime.money import cost_nano_usd
 from services.router import bounds
 from services.router.bounds import BYTES_PER_TOKEN
 from services.router.catalog import Deployment
+from services.router.data_rules import FREE, CallData, DataHandling
 from services.router.providers.base import Cost
 
 ENDPOINT: Final = "chat.completions"
@@ -60,11 +61,16 @@ class NoProgress:
 class Caller:
     """Whom all attempts of one call belong to, and what they have in common."""
 
-    __slots__ = ("grant", "input_tokens_guess", "request", "request_id", "tags")
+    __slots__ = ("data", "grant", "input_tokens_guess", "request", "request_id", "tags")
 
     def __init__(
-        self, grant: grant_pb2.Grant, request: chat_pb2.ChatRequest, request_id: str
+        self,
+        grant: grant_pb2.Grant,
+        request: chat_pb2.ChatRequest,
+        request_id: str,
+        data: CallData = FREE,
     ) -> None:
+        self.data = data
         self.grant = grant
         self.request = request
         self.request_id = request_id
@@ -161,6 +167,8 @@ class Attempt:
         seconds = int(now_unix_s)
         record.started_at.seconds = seconds
         record.started_at.nanos = int((now_unix_s - seconds) * _NANO)
+        if caller.data is not FREE:
+            record.data.CopyFrom(_proof(caller.data, deployment.data))
         if caller.tags:
             record.tags.update(caller.tags)
         end_user = request.end_user or request.safety_identifier
@@ -252,6 +260,17 @@ class Attempt:
         record.finish_reason = progress.finish_reason
         record.upstream_request_id = progress.upstream_id
         self.finished = True
+
+
+def _proof(data: CallData, handling: DataHandling) -> usage_record_pb2.DataProof:
+    """Under what the call was let through, and what was known of the deployment then."""
+    return usage_record_pb2.DataProof(
+        policy_version=data.version,
+        data_class=data.data_class,
+        regions=handling.regions,
+        retention_days=handling.retention_days,
+        training=handling.training,
+    )
 
 
 def _did_nothing(failure: GatewayError, status: int) -> bool:

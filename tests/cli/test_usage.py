@@ -180,6 +180,11 @@ def test_a_row_says_everything_that_is_known(machine: Machine) -> None:
         "customer": "acme",
         "feature": "chat",
         "run": "",
+        "data_class": "",
+        "data_policy_version": "",
+        "data_regions": "",
+        "data_retention_days": None,
+        "data_training": None,
         "tags": {"environment": "prod", "team": "search"},
     }
 

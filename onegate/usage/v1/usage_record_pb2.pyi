@@ -138,6 +138,7 @@ class UsageRecord(_message.Message):
     UPSTREAM_REQUEST_ID_FIELD_NUMBER: _builtins.int
     FINISH_REASON_FIELD_NUMBER: _builtins.int
     RESERVATION_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """The attempt's id: a UUIDv7 made by the router, 36 characters; unique for ever."""
     request_id: _builtins.str
@@ -200,6 +201,10 @@ class UsageRecord(_message.Message):
     def reservation(self) -> Global___Reservation:
         """What was set aside for the attempt; unset when nothing was. Posting the record releases it."""
 
+    @_builtins.property
+    def data(self) -> Global___DataProof:
+        """Under which data policy the call was admitted; unset when none applied."""
+
     def __init__(
         self,
         *,
@@ -229,10 +234,11 @@ class UsageRecord(_message.Message):
         upstream_request_id: _builtins.str = ...,
         finish_reason: _builtins.str = ...,
         reservation: Global___Reservation | None = ...,
+        data: Global___DataProof | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attribution", b"attribution", "reservation", b"reservation", "started_at", b"started_at", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attribution", b"attribution", "data", b"data", "reservation", b"reservation", "started_at", b"started_at", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "attribution", b"attribution", "certainty", b"certainty", "cost_nano_usd", b"cost_nano_usd", "duration_us", b"duration_us", "endpoint", b"endpoint", "error_reason", b"error_reason", "finish_reason", b"finish_reason", "first_token_us", b"first_token_us", "key_id", b"key_id", "model", b"model", "model_requested", b"model_requested", "organization_id", b"organization_id", "outcome", b"outcome", "price_version", b"price_version", "project_id", b"project_id", "provider", b"provider", "request_id", b"request_id", "reservation", b"reservation", "started_at", b"started_at", "stream", b"stream", "tags", b"tags", "tokens", b"tokens", "upstream_request_id", b"upstream_request_id", "upstream_status", b"upstream_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "attribution", b"attribution", "certainty", b"certainty", "cost_nano_usd", b"cost_nano_usd", "data", b"data", "duration_us", b"duration_us", "endpoint", b"endpoint", "error_reason", b"error_reason", "finish_reason", b"finish_reason", "first_token_us", b"first_token_us", "key_id", b"key_id", "model", b"model", "model_requested", b"model_requested", "organization_id", b"organization_id", "outcome", b"outcome", "price_version", b"price_version", "project_id", b"project_id", "provider", b"provider", "request_id", b"request_id", "reservation", b"reservation", "started_at", b"started_at", "stream", b"stream", "tags", b"tags", "tokens", b"tokens", "upstream_request_id", b"upstream_request_id", "upstream_status", b"upstream_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -247,28 +253,22 @@ class Reservation(_message.Message):
     AMOUNT_NANO_USD_FIELD_NUMBER: _builtins.int
     SLICE_ID_FIELD_NUMBER: _builtins.int
     SLICE_AMOUNT_NANO_USD_FIELD_NUMBER: _builtins.int
-    DATA_FIELD_NUMBER: _builtins.int
     amount_nano_usd: _builtins.int
     """In all, in nano-USD, top-ups included; a cost above it is flagged as an overrun."""
     slice_id: _builtins.str
     """The slice from which a part was taken; empty when the attempt has only a hold of its own, under its own id."""
     slice_amount_nano_usd: _builtins.int
     """The part that was taken from the slice, in nano-USD."""
-    @_builtins.property
-    def data(self) -> Global___DataProof:
-        """Under which data policy the call was admitted; unset when none applied."""
-
     def __init__(
         self,
         *,
         amount_nano_usd: _builtins.int = ...,
         slice_id: _builtins.str = ...,
         slice_amount_nano_usd: _builtins.int = ...,
-        data: Global___DataProof | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "data", b"data", "slice_amount_nano_usd", b"slice_amount_nano_usd", "slice_id", b"slice_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_nano_usd", b"amount_nano_usd", "slice_amount_nano_usd", b"slice_amount_nano_usd", "slice_id", b"slice_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -201,10 +201,32 @@ def test_what_is_wrong_is_refused_under_its_place(case: str) -> None:
 
 
 def test_a_routing_preference_that_the_gateway_does_not_have_is_refused() -> None:
-    error = refusal({"provider": {"order": ["a"], "data_collection": "deny"}})
+    error = refusal({"provider": {"order": ["a"], "quantizations": ["fp8"]}})
     assert reason_name(error.reason) == "unsupported_parameter"
-    assert error.param == "provider.data_collection"
+    assert error.param == "provider.quantizations"
     assert asked(provider={"sort": None, "only": ["a"]}).fields.provider is not None
+
+
+@pytest.mark.parametrize(
+    ("provider", "no_training", "zero_retention"),
+    [
+        ({"data_collection": "deny"}, True, False),
+        ({"data_collection": "allow"}, False, False),
+        ({"zdr": True}, False, True),
+        ({"zdr": False, "data_collection": None}, False, False),
+        ({"zdr": True, "data_collection": "deny", "only": ["a"]}, True, True),
+    ],
+)
+def test_what_a_request_demands_for_its_data_reaches_the_router(
+    provider: Json, no_training: bool, zero_retention: bool
+) -> None:
+    routing = native(asked(provider=provider), CONTEXT).routing
+    assert (routing.no_training, routing.zero_retention) == (no_training, zero_retention)
+
+
+def test_a_demand_for_data_that_is_misspelt_is_refused() -> None:
+    for provider in ({"data_collection": "Deny"}, {"zdr": "yes"}, {"ZDR": True}):
+        assert refusal({"provider": provider}).param.startswith("provider.")
 
 
 def test_a_value_in_a_refusal_is_cut() -> None:

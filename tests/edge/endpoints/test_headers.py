@@ -25,10 +25,14 @@ def test_every_header_has_its_place() -> None:
         x_onegate_feature=b"chat",
         x_onegate_run=b"run-1",
         x_onegate_max_cost=b"0.05",
+        x_onegate_data_class=b"internal",
+        x_onegate_dry_run=b"true",
     )
     assert dict(made.tags) == {"team": "search", "env": "prod", "urgent": ""}
     assert (made.customer, made.feature, made.run) == ("Zoë", "chat", "run-1")
     assert made.cost_max_nano_usd == 50_000_000
+    assert (made.data_class, made.dry_run) == ("internal", True)
+    assert not context(x_onegate_dry_run=b"False").dry_run
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,9 @@ FULL = model_service_pb2.Model(
         model_service_pb2.ModelRate(name="completion", nano_usd_per_million=1),
     ],
     callable=True,
-    data_policy=model_service_pb2.DataPolicy(region="eu", retention_days=0, training=False),
+    data_policy=model_service_pb2.DataPolicy(
+        region="eu", regions=["eu"], retention_days=0, training=False
+    ),
     aliases=["gpt-4o"],
     knowledge="2023-10",
     shutdown_on="2027-01-14",
@@ -54,7 +56,12 @@ def test_a_model_says_all_that_is_known_of_it() -> None:
         "endpoints": ["chat.completions"],
         "pricing": {"prompt": "0.0000025", "request": "1", "completion": "0.000000000000001"},
         "callable": True,
-        "data_policy": {"region": "eu", "retention_days": 0, "training": False},
+        "data_policy": {
+            "region": "eu",
+            "regions": ["eu"],
+            "retention_days": 0,
+            "training": False,
+        },
     }
 
 
@@ -64,7 +71,12 @@ def test_what_is_not_known_is_left_out() -> None:
     assert not unknown & made.keys()
     assert made["owned_by"] == "local"
     assert made["pricing"] is None
-    assert made["data_policy"] == {"region": None, "retention_days": None, "training": None}
+    assert made["data_policy"] == {
+        "region": None,
+        "regions": [],
+        "retention_days": None,
+        "training": None,
+    }
     assert json.loads(model_body(FREE))["pricing"] == {"prompt": "0", "completion": "0"}
 
 

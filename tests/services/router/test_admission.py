@@ -115,7 +115,7 @@ FACTS = st.builds(
 def test_one_objection_refuses_and_none_lets_through(
     grant: grant_pb2.Grant, facts: CallFacts
 ) -> None:
-    objections = [policy(grant, facts, NOW) for policy in POLICIES]
+    objections = [policy.judge(grant, facts, NOW) for policy in POLICIES]
     objecting = [objection for objection in objections if objection is not None]
     verdict = refusal(grant, facts, NOW)
     assert (verdict is None) == (not objecting)
