@@ -232,6 +232,10 @@ class _Draft:
             names = ("edge.body_bytes_max", "rpc.message_bytes_max")
             where = next(self.origins[name] for name in names if name in self.origins)
             self.refuse(where, "edge.body_bytes_max must not be above rpc.message_bytes_max")
+        for section, values in (("auth", settings.auth), ("usage", settings.usage)):
+            if values.dsn and values.dsn_file:
+                where = self.origins[f"{section}.dsn_file"]
+                self.refuse(where, f"{section} has dsn or dsn_file, not both")
 
     def settings(self) -> Settings:
         """The settings, without providers."""

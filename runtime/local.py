@@ -31,10 +31,14 @@ def with_local_defaults(settings: Settings) -> Settings:
         auth=replace(
             auth,
             listen=auth_listen,
-            dsn=auth.dsn or f"sqlite://{data / 'auth.db'}",
+            dsn=auth.dsn or ("" if auth.dsn_file else f"sqlite://{data / 'auth.db'}"),
             pepper_file=auth.pepper_file or str(data / "pepper"),
         ),
-        usage=replace(usage, listen=usage_listen, dsn=usage.dsn or f"sqlite://{data / 'usage.db'}"),
+        usage=replace(
+            usage,
+            listen=usage_listen,
+            dsn=usage.dsn or ("" if usage.dsn_file else f"sqlite://{data / 'usage.db'}"),
+        ),
         router=replace(
             router,
             listen=routers[0],

@@ -107,11 +107,14 @@ class RouterSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuthSettings:
     """The auth service. ``pepper_file`` holds the HMAC secret; made on the first start when
-    absent. ``data_classes`` are the names of classes of data, the least sensitive first.
+    absent. ``dsn`` may hold a password and is never shown; ``dsn_file`` names a file that holds it.
+    ``data_classes`` are the names of classes of data, the least sensitive first.
     """
 
     listen: str = field(default="", metadata=ruled(rules.listen_address))
-    dsn: str = field(default="", metadata=ruled(rules.dsn))
+    dsn: str = field(default="", repr=False, metadata=ruled(rules.dsn))
+    dsn_file: str = field(default="", metadata=ruled(rules.path))
+    connections_max: int = field(default=8, metadata=between(3, 1000))
     pepper_file: str = field(default="", metadata=ruled(rules.path))
     data_classes: tuple[str, ...] = field(
         default=("public", "internal", "confidential"), metadata=ruled(rules.class_names)
@@ -120,10 +123,14 @@ class AuthSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageSettings:
-    """The usage service."""
+    """The usage service. ``dsn`` may hold a password and is never shown; ``dsn_file`` names a file
+    that holds it.
+    """
 
     listen: str = field(default="", metadata=ruled(rules.listen_address))
-    dsn: str = field(default="", metadata=ruled(rules.dsn))
+    dsn: str = field(default="", repr=False, metadata=ruled(rules.dsn))
+    dsn_file: str = field(default="", metadata=ruled(rules.path))
+    connections_max: int = field(default=8, metadata=between(3, 1000))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

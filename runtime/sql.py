@@ -16,10 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
-from sqlalchemy import Connection, Table, func, select
+from sqlalchemy import Connection, Table, func, literal_column, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from runtime.clock import Clock, Entropy, SystemClock, SystemEntropy
+from runtime.secrets import read_secret
 from runtime.sql_lane import TIMEOUT_S, Work
 from runtime.sql_postgres import CONNECTIONS_MAX, PostgresDatabase
 from runtime.sql_schema import Migration, SchemaError
@@ -38,6 +39,7 @@ __all__ = [
     "Work",
     "announce",
     "insert_new",
+    "open_configured",
     "open_database",
     "serialise",
     "unix_micros",
@@ -125,6 +127,36 @@ def open_database(
             )
 
 
+class DatabaseSettings(Protocol):
+    """The part of a service's settings that says where its data is."""
+
+    @property
+    def dsn(self) -> str:
+        """The DSN; empty when a file holds it."""
+        ...
+
+    @property
+    def dsn_file(self) -> str:
+        """The path of a file that holds the DSN; empty for none."""
+        ...
+
+    @property
+    def connections_max(self) -> int:
+        """How many connections one process may have to PostgreSQL."""
+        ...
+
+
+def open_configured(settings: DatabaseSettings) -> Database:
+    """The database that a service's settings name.
+
+    Raises ``SecretError`` for a file that cannot be used, ``ValueError`` as :func:`open_database`.
+    """
+    dsn = settings.dsn
+    if settings.dsn_file:
+        dsn = read_secret(Path(settings.dsn_file)).reveal()
+    return open_database(dsn, connections_max=settings.connections_max)
+
+
 def serialise(connection: Connection, name: str) -> None:
     """Holds back every other transaction that asks for this name until this one ends, in whichever
     process; what is read next is what they left. SQLite's writers wait for each other anyway.
@@ -148,4 +180,4 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str,
         return 0
     dialect = postgresql if connection.dialect.name == _POSTGRESQL else sqlite
     statement = dialect.insert(table).values(list(rows)).on_conflict_do_nothing()
-    return connection.execute(statement).rowcount
+    return len(connection.execute(statement.returning(literal_column("1"))).all())

@@ -56,8 +56,6 @@ class Fault(enum.Enum):
     """Another transaction came between; nothing was kept."""
     LOST = enum.auto()
     """The connection broke. Nothing was kept unless the commit was under way."""
-    STALE = enum.auto()
-    """This server does not take writes (any more): its connections are of no use."""
     AWAY = enum.auto()
     """The database's."""
 
@@ -211,8 +209,6 @@ class Lane:
         self._lose(error)
         if fault is Fault.LOST and not committing:
             raise _UndoneError from None
-        if fault is Fault.STALE:
-            self._engine.dispose()
         raise self._unavailable("it is locked, full or out of reach") from None
 
     def _lose(self, error: exc.DBAPIError) -> None:

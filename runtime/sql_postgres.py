@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg import conninfo
-from sqlalchemy import Connection, Engine, create_engine, exc, text
+from sqlalchemy import Connection, Engine, ExceptionContext, create_engine, event, exc, text
 
 from runtime import sql_schema
 from runtime.clock import Clock, Entropy
@@ -180,7 +180,7 @@ def _engine(
             raise
         return connection
 
-    return create_engine(
+    engine = create_engine(
         "postgresql+psycopg://",
         creator=connect,
         pool_size=connections,
@@ -190,6 +190,16 @@ def _engine(
         use_native_hstore=False,
         hide_parameters=True,
     )
+    event.listen(engine, "handle_error", _renounce)
+    return engine
+
+
+def _renounce(context: ExceptionContext) -> None:
+    """Connections to a server that takes no writes (any more) are of no use: the next ones may
+    reach the server that took over.
+    """
+    if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY:
+        context.is_disconnect = True
 
 
 def _hold_schema(connection: Connection) -> None:
@@ -226,7 +236,7 @@ def _fault_of(error: exc.DBAPIError) -> Fault:
     if code in _CONFLICT:
         return Fault.CONFLICT
     if code == _READ_ONLY:
-        return Fault.STALE
+        return Fault.AWAY
     if error.connection_invalidated or code in _LOST:
         return Fault.LOST
     if isinstance(error, exc.DataError) and (code is None or code in _INPUT):

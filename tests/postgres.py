@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+import psutil
 import psycopg
 
 PASSWORD = "canary p@ss/w:rd%"
@@ -90,7 +91,12 @@ class PostgresServer:
     def signal(self, number: signal.Signals) -> None:
         """Sends every process of the server a signal: SIGSTOP makes it hang, SIGCONT go on."""
         assert self._process is not None
-        os.killpg(os.getpgid(self._process.pid), number)
+        # The first process last to go on, first to stop: it makes the others.
+        root = psutil.Process(self._process.pid)
+        family = [root, *root.children(recursive=True)]
+        for process in reversed(family) if number == signal.SIGCONT else family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
     def close(self) -> None:
         """Stops the server and removes what it kept."""
@@ -134,9 +140,7 @@ class PostgresServer:
 
 
 def _as_postgres() -> list[str]:
-    """PostgreSQL refuses to be run by root. Its processes get a group of their own, for signals,
-    and end with the one that started them.
-    """
+    """PostgreSQL refuses to be run by root. It ends with the process that started it."""
     command = ["setpriv", "--pdeathsig=INT"]
     if os.geteuid() == 0:
         command += ["--reuid=postgres", "--regid=postgres", "--init-groups"]

@@ -7,7 +7,7 @@ from runtime import apikeys
 from runtime.clock import Clock, Entropy, uuid7
 from runtime.config import AuthSettings
 from runtime.secrets import FileSecrets, Secret, SecretError
-from runtime.sql import open_database
+from runtime.sql import open_configured
 from services.auth import keys
 from services.auth.records import KeyDraft, NewKey, Store
 from services.auth.store import SqlStore
@@ -54,7 +54,7 @@ async def open_identity(settings: AuthSettings, clock: Clock, entropy: Entropy) 
     every key would be refused as unknown.
     """
     pepper = FileSecrets(entropy).read_or_make(settings.pepper_file)
-    store = SqlStore(open_database(settings.dsn))
+    store = SqlStore(open_configured(settings))
     identity = Identity(
         store=store,
         pepper=pepper,

@@ -15,10 +15,11 @@ from onegate.auth.v1 import (
 )
 from onegate.common.v1 import error_pb2
 from runtime import apikeys
-from runtime.clock import SystemClock, SystemEntropy
-from runtime.config import Settings
+from runtime.clock import Clock, Entropy, SystemClock, SystemEntropy
+from runtime.config import AuthSettings, Settings
 from runtime.errors import GatewayError
 from runtime.metrics import Metrics, serve_metrics
+from runtime.readiness import follow_store, when_available
 from runtime.rpc import RpcServer
 from runtime.secrets import FileSecrets, Secret
 from services.auth import keys
@@ -80,9 +81,12 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
     """Serves until ``stop`` is set."""
     clock, entropy = SystemClock(), SystemEntropy()
     async with AsyncExitStack() as closing:
-        identity = await open_identity(settings.auth, clock, entropy)
+        identity = await when_available(
+            lambda: _identity(settings.auth, clock, entropy), clock, stop
+        )
+        if identity is None:
+            return
         closing.push_async_callback(identity.store.close)
-        await ensure_organization(identity)
         operator_token = FileSecrets(entropy).read_or_make(settings.rpc.operator_token_file)
         feed = Feed(identity.store, clock)
         server = serve(identity, feed, operator_token, RpcServer(settings.rpc, "auth"))
@@ -92,10 +96,25 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
             page = await serve_metrics(settings.telemetry.metrics_address, _metrics(feed))
             closing.push_async_callback(page.close)
         async with asyncio.TaskGroup() as tasks:
-            following = tasks.create_task(feed.run())
+            running = [
+                tasks.create_task(feed.run()),
+                tasks.create_task(follow_store(server, feed.age_s, clock)),
+            ]
             ready()
             await stop.wait()
-            following.cancel()
+            for task in running:
+                task.cancel()
+
+
+async def _identity(settings: AuthSettings, clock: Clock, entropy: Entropy) -> Identity:
+    """The store with an organisation in it."""
+    identity = await open_identity(settings, clock, entropy)
+    try:
+        await ensure_organization(identity)
+    except BaseException:
+        await identity.store.close()
+        raise
+    return identity
 
 
 def _metrics(feed: Feed) -> Metrics:

@@ -48,6 +48,7 @@ class OperatorPrices:
         self._changes: list[Change] = []
         self._lock = asyncio.Lock()
         self._heard = asyncio.Event()
+        self._read_at = float("-inf")
 
     @property
     def changes(self) -> Sequence[Change]:
@@ -61,6 +62,11 @@ class OperatorPrices:
             fresh = await self._store.after(last)
             self._changes += fresh
             self._board.take(fresh)
+            self._read_at = self._clock.monotonic()
+
+    def age_s(self) -> float:
+        """How long ago the store answered, in seconds."""
+        return self._clock.monotonic() - self._read_at
 
     async def run(self) -> None:
         """Refreshes when another process announces changes, and now and then; while the store is

@@ -20,9 +20,10 @@ from runtime.clock import SystemClock, SystemEntropy
 from runtime.config import Settings
 from runtime.errors import GatewayError
 from runtime.metrics import Metrics, serve_metrics
+from runtime.readiness import follow_store, when_available
 from runtime.rpc import RpcServer, require_operator
 from runtime.secrets import FileSecrets, Secret
-from runtime.sql import open_database
+from runtime.sql import open_configured
 from services.usage import reports, seed
 from services.usage.board import Board
 from services.usage.facts import shipped_facts
@@ -121,14 +122,20 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
     operator_token = FileSecrets(SystemEntropy()).read_or_make(settings.rpc.operator_token_file)
     metrics = Metrics("usage")
     async with AsyncExitStack() as cleanup:
-        database = open_database(settings.usage.dsn)
+        database = open_configured(settings.usage)
         store, price_store = SqlStore(database), SqlPriceStore(database)
         cleanup.push_async_callback(store.close)
-        await store.migrate(now=clock.now())
-        await price_store.migrate(now=clock.now())
         board = Board(seed.catalogue(), shipped_facts(), clock)
         prices = OperatorPrices(price_store, board, clock)
-        await prices.refresh()
+
+        async def prepare() -> bool:
+            await store.migrate(now=clock.now())
+            await price_store.migrate(now=clock.now())
+            await prices.refresh()
+            return True
+
+        if not await when_available(prepare, clock, stop):
+            return
         await board.extend()
         intake = Intake(store, clock)
         cleanup.push_async_callback(intake.close)
@@ -145,7 +152,11 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         await server.start(settings.usage.listen)
         cleanup.push_async_callback(server.stop, STOP_GRACE_S)
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(board.run()), tasks.create_task(prices.run())]
+            running = [
+                tasks.create_task(board.run()),
+                tasks.create_task(prices.run()),
+                tasks.create_task(follow_store(server, prices.age_s, clock)),
+            ]
             ready()
             await stop.wait()
             for task in running:

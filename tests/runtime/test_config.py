@@ -237,6 +237,11 @@ def test_a_flag_that_is_no_setting_is_a_defect() -> None:
         ("[auth]\ndsn = 'auth.db'", "line 2: auth.dsn must look like sqlite:///var/lib/onegate"),
         ("[auth]\ndsn = 'sqlite:///'", "line 2: auth.dsn must look like"),
         ("[auth]\ndsn = 'mysql://x'", "line 2: auth.dsn must look like"),
+        (
+            "[auth]\ndsn = 'postgresql://a:canary@b/c'\ndsn_file = '/x'",
+            "line 3: auth has dsn or dsn_file, not both",
+        ),
+        ("[usage]\nconnections_max = 2", "line 2: usage.connections_max must be"),
         ("data_dir = ''", "line 1: data_dir must not be empty"),
         ('data_dir = "a\\u0000b"', "line 1: data_dir must be a path of printable characters"),
         ("[router]\nname = 'a b'", "line 2: router.name must be a name without spaces"),
@@ -252,6 +257,12 @@ def test_what_is_not_understood_is_refused_with_its_line(
     write: Write, text: str, refusal: str
 ) -> None:
     assert refusal in _refused(write(text))
+
+
+def test_settings_that_are_printed_show_no_dsn(write: Write) -> None:
+    loaded = load(write("[auth]\ndsn = 'postgresql://a:canary@b/c'"), {}, {})
+    assert loaded.auth.dsn == "postgresql://a:canary@b/c"
+    assert "canary" not in repr(loaded)
 
 
 def test_every_fault_is_told_at_once(write: Write) -> None:
