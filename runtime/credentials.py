@@ -85,6 +85,24 @@ _REGIONS: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
 }
 """Kinds with an address in every region: the variables that name the region, and the address."""
 
+_AZURE_IDENTITY: Final[Mapping[str, str]] = {
+    "tenant_id": "AZURE_TENANT_ID",
+    "client_id": "AZURE_CLIENT_ID",
+    "client_secret": "AZURE_CLIENT_SECRET",
+    "federated_token_file": "AZURE_FEDERATED_TOKEN_FILE",
+    "authority": "AZURE_AUTHORITY_HOST",
+}
+"""An Entra identity in the variables that Azure's own libraries read, for a provider whose
+``api_key_env`` is ``AZURE_CLIENT_ID``
+(https://learn.microsoft.com/en-us/azure/developer/python/sdk/authentication/overview)."""
+
+_GOOGLE_KEY_FILE: Final = "GOOGLE_APPLICATION_CREDENTIALS"
+"""https://cloud.google.com/docs/authentication/application-default-credentials"""
+_GOOGLE_PLACE: Final = ("GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_LOCATION")
+"""https://googleapis.github.io/python-genai/#create-a-client"""
+
+_VERTEX: Final = "vertex"
+_PROJECT: Final = re.compile(r"[a-z0-9][a-z0-9.:-]{1,60}")
 _REGION: Final = re.compile(r"[a-z]{2}[a-z0-9-]{1,30}")
 
 
@@ -109,6 +127,11 @@ def _credential(provider: ProviderSettings, environ: Mapping[str, str]) -> Secre
             if member != "SessionToken" or environ.get(name, "").strip()
         }
         return Secret(json.dumps(keys))
+    if provider.api_key_env == _AZURE_IDENTITY["client_id"]:
+        told = {member: environ.get(name, "") for member, name in _AZURE_IDENTITY.items()}
+        if told["client_secret"]:
+            del told["federated_token_file"]
+        return Secret(json.dumps({member: text for member, text in told.items() if text}))
     if provider.api_key_env:
         return Secret(_variable(provider.api_key_env, environ))
     return read_secret(Path(provider.api_key_file)) if provider.api_key_file else None
@@ -145,11 +168,13 @@ def completed(provider: ProviderSettings, environ: Mapping[str, str]) -> Provide
     Never a variable together with a ``base_url``: a vendor's key does not go to another address
     unasked.
     """
-    key = provider.api_key_env
-    if not (provider.base_url or key or provider.api_key_file):
+    key, file = provider.api_key_env, provider.api_key_file
+    if not (provider.base_url or key or file):
         key = _well_known_variable(provider.kind, environ)
+        if provider.kind == _VERTEX:
+            file = environ.get(_GOOGLE_KEY_FILE, "").strip()
     place = provider.base_url or _regional_place(provider.kind, environ)
-    return replace(provider, api_key_env=key, base_url=place)
+    return replace(provider, api_key_env=key, api_key_file=file, base_url=place)
 
 
 def missing_credential(provider: ProviderSettings, environ: Mapping[str, str]) -> str | None:
@@ -161,6 +186,8 @@ def missing_credential(provider: ProviderSettings, environ: Mapping[str, str]) -
     except SecretError as error:
         return str(error)
     regional = _regional_place(provider.kind, environ)
+    if provider.kind == _VERTEX and not (provider.base_url or regional):
+        return f"a provider of kind vertex needs a place: set {' and '.join(_GOOGLE_PLACE)}"
     if provider.kind in _REGIONS and not provider.base_url:
         names = " or ".join(_REGIONS[provider.kind][0])
         return f"a provider of kind {provider.kind} needs a region: set {names}, or base_url"
@@ -176,7 +203,19 @@ def missing_credential(provider: ProviderSettings, environ: Mapping[str, str]) -
 
 def _regional_place(kind: str, environ: Mapping[str, str]) -> str:
     """The address of the kind in the environment's region; empty without one."""
+    if kind == _VERTEX:
+        return _vertex_place(*(environ.get(name, "").strip() for name in _GOOGLE_PLACE))
     names, address = _REGIONS.get(kind, ((), ""))
     regions = (environ.get(name, "").strip() for name in names)
     region = next(filter(None, regions), "")
     return address.format(region) if _REGION.fullmatch(region) else ""
+
+
+def _vertex_place(project: str, location: str) -> str:
+    """The address of a project's models in a location; ``global`` has no host of its own
+    (https://cloud.google.com/vertex-ai/generative-ai/docs/learn/locations).
+    """
+    if not (_PROJECT.fullmatch(project) and _REGION.fullmatch(location)):
+        return ""
+    host = "" if location == "global" else f"{location}-"
+    return f"https://{host}aiplatform.googleapis.com/v1/projects/{project}/locations/{location}"

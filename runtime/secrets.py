@@ -7,8 +7,10 @@ nobody else can read them.
 
 import errno
 import hmac
+import json
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NoReturn, Protocol, Self
 
@@ -168,9 +170,17 @@ def read_secret(path: Path) -> Secret:
         raise SecretError(f"{path} is not text in UTF-8.") from None
     if not text:
         raise SecretError(f"{path} is empty: put the secret there, on one line.")
+    return Secret(_one_line(path, text))
+
+
+def _one_line(path: Path, text: str) -> str:
+    """The text; a JSON object, as the key files of clouds are, may stand on several lines."""
+    if text.startswith("{"):
+        with suppress(ValueError):
+            return json.dumps(json.loads(text), separators=(",", ":"))
     if not text.isprintable():
         raise SecretError(f"{path} holds more than one line of printable text.")
-    return Secret(text)
+    return text
 
 
 def _check_mode(path: Path, status: os.stat_result) -> None:

@@ -19,9 +19,11 @@ KINDS: Final = (
     "openai",
     "anthropic",
     "gemini",
+    "vertex",
     "bedrock",
     "cohere",
     "azure",
+    "azure-deployments",
     "deepseek",
     "xai",
     "mistral",
@@ -49,7 +51,7 @@ KINDS: Final = (
 )
 """The words that ``kind`` of a provider may be. What they mean is the router's business."""
 
-NEED_BASE_URL: Final = frozenset({"azure", "compatible"})
+NEED_BASE_URL: Final = frozenset({"azure", "azure-deployments", "compatible"})
 """Kinds without an address of their own: the operator must say where they are."""
 
 

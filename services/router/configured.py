@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from runtime.clock import Clock
 from runtime.config import ProviderSettings
 from runtime.errors import GatewayError
 from runtime.rules import ConfigError, Problem
@@ -13,7 +14,8 @@ from services.router.catalog import ConfiguredProvider
 from services.router.data_rules import DataHandling
 from services.router.egress import origin_of
 from services.router.parts import Provider
-from services.router.providers.base import ListsElsewhere, Wire
+from services.router.providers.base import Headers, ListsElsewhere, ShortLived, Signer, Wire
+from services.router.tokens import TokenKeeper, buyer_of
 from services.router.upstream import target_of
 
 DEMO: Final = ProviderSettings(
@@ -33,6 +35,8 @@ class Configured:
 
     known: tuple[ConfiguredProvider, ...]
     callable: Mapping[str, Provider]
+    keepers: tuple[TokenKeeper, ...] = ()
+    """What buys tokens for them; to be started."""
 
 
 def with_demo(providers: Sequence[ProviderSettings]) -> tuple[ProviderSettings, ...]:
@@ -57,6 +61,7 @@ def configure(
     wires: Mapping[str, Wire],
     secret_of: Callable[[ProviderSettings], Secret | None],
     demo_url: str,
+    clock: Clock,
 ) -> Configured:
     """Makes providers ready.
 
@@ -65,13 +70,19 @@ def configure(
         wires: by kind.
         secret_of: reads a provider's credential; may raise ``ConfigError``.
         demo_url: where the demo listens.
+        clock: how long a bought token is good.
 
     Raises ``ConfigError`` when a base URL or a credential cannot be used.
     """
     callable_: dict[str, Provider] = {}
+    keepers: list[TokenKeeper] = []
     for provider in providers:
         try:
-            callable_[provider.name] = _ready(provider, wires[provider.kind], secret_of, demo_url)
+            credential = _credential(provider, wires[provider.kind], secret_of)
+            if isinstance(credential, ShortLived):
+                keepers.append(TokenKeeper(provider.name, buyer_of(credential), clock))
+                credential = keepers[-1].sign
+            callable_[provider.name] = _ready(provider, wires[provider.kind], credential, demo_url)
         except GatewayError as error:
             where = f'provider "{provider.name}"'
             raise ConfigError([Problem(where=where, message=error.message)]) from None
@@ -90,14 +101,20 @@ def configure(
         )
         for provider in providers
     )
-    return Configured(known=known, callable=callable_)
+    return Configured(known=known, callable=callable_, keepers=tuple(keepers))
 
 
-def _ready(
+def _credential(
     provider: ProviderSettings,
     wire: Wire,
     secret_of: Callable[[ProviderSettings], Secret | None],
-    demo_url: str,
+) -> Headers | Signer | ShortLived:
+    secret = secret_of(provider)
+    return wire.authorize(secret.reveal() if secret else "")
+
+
+def _ready(
+    provider: ProviderSettings, wire: Wire, credential: Headers | Signer, demo_url: str
 ) -> Provider:
     """One provider. Only an address that the operator wrote, or one of the wire's own that is
     meant for this machine, may be private.
@@ -105,8 +122,6 @@ def _ready(
     base_url = provider.base_url or (demo_url if provider.kind == demo.NAME else wire.base_url)
     private = bool(provider.base_url) or base_url.startswith("http://")
     origin = origin_of(base_url, private_allowed=private)
-    secret = secret_of(provider)
-    credential = wire.authorize(secret.reveal() if secret else "")
     elsewhere = wire.lists(base_url) if isinstance(wire, ListsElsewhere) else ()
     return Provider(
         name=provider.name,

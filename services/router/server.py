@@ -126,7 +126,12 @@ async def _configured(
         stack.push_async_callback(server.close)
     if not providers:
         _LOG.warning("no provider is configured: the built-in demo answers, as demo/echo only")
-    return configure(wanted, PROVIDERS, partial(credential, environ=environment()), demo_url)
+    secret_of = partial(credential, environ=environment())
+    configured = configure(wanted, PROVIDERS, secret_of, demo_url, clock)
+    for keeper in configured.keepers:
+        stack.push_async_callback(keeper.close)
+    await asyncio.gather(*(keeper.start() for keeper in configured.keepers))
+    return configured
 
 
 def _keep_discovering(parts: Parts, stack: AsyncExitStack) -> None:

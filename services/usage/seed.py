@@ -73,12 +73,14 @@ _KINDS: Final[Mapping[str, _Kind]] = {
     "anthropic": _Kind(provider="anthropic"),
     # The source's Google also sells Claude and others on Vertex AI, which is another API.
     "gemini": _Kind(provider="google", names=("gemini-", "gemma-")),
+    "vertex": _Kind(provider="google", names=("gemini-", "claude-")),
     "cohere": _Kind(provider="cohere"),
     # The source's names stand for the models of many regions (`regional.…`) and call none of them.
     "bedrock": _Kind(provider="aws", listed=False),
     # Azure's models are what an operator deployed. A deployment that is named as its model has
     # that model's price; any other name has none.
     "azure": _Kind(provider="azure", fallback=True, listed=False),
+    "azure-deployments": _Kind(provider="azure", fallback=True, listed=False),
     "deepseek": _Kind(provider="deepseek"),
     "xai": _Kind(provider="x-ai"),
     "mistral": _Kind(provider="mistral"),

@@ -43,6 +43,8 @@ GEMINI_FILTERED = {
     "SPII",
     "IMAGE_SAFETY",
     "LANGUAGE",
+    "MODEL_ARMOR",
+    "UNEXPECTED_TOOL_CALL",
 }
 
 

@@ -60,15 +60,15 @@ def recorded() -> dict[str, Recorded]:
     """All recorded chat exchanges that this gateway speaks the API of, by id."""
     apis = (OPENAI, *FOREIGN)
     found = [e for api in apis for e in exchanges("", api)]
-    return {e["id"]: e for e in found if e["provider"] != "vertexai"}
+    return {e["id"]: e for e in found}
 
 
 def name_of(exchange: Recorded) -> str:
     """The configured provider that stands for a recorded one; a refusal that makes the gateway rest
     a provider gets one of its own.
     """
-    foreign = FOREIGN.get(exchange["api"])
-    name = foreign[0] if foreign else f"{exchange['provider']}-chat"
+    foreign = exchange["api"] in FOREIGN
+    name = kind_of(exchange) if foreign else f"{exchange['provider']}-chat"
     resting = exchange["status"] in RESTING
     return f"{name}-{exchange['id'].rsplit('/', 1)[-1]}" if resting else name
 
@@ -79,6 +79,8 @@ def key_of(exchange: Recorded) -> str:
 
 
 def kind_of(exchange: Recorded) -> str:
+    if exchange["provider"] == "vertexai":
+        return "vertex"
     if exchange["api"] in FOREIGN:
         return FOREIGN[exchange["api"]][0]
     provider = str(exchange["provider"])

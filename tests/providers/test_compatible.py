@@ -14,6 +14,7 @@ from services.router.providers.openai_row import Compatible
 KINDS = [
     "openai",
     "azure",
+    "azure-deployments",
     "deepseek",
     "xai",
     "mistral",
@@ -40,7 +41,7 @@ KINDS = [
 ]
 AT_HOME = {"ollama", "vllm", "llamacpp", "lmstudio"}
 """Servers that an operator runs; their documented address is the machine itself."""
-SAID_BY_THE_OPERATOR = {"azure", "compatible", "demo"}
+SAID_BY_THE_OPERATOR = {"azure", "azure-deployments", "compatible", "demo"}
 
 
 def test_every_kind_has_its_row_and_its_wire() -> None:

@@ -9,7 +9,7 @@ from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
 from services.router.providers import PROVIDERS
-from services.router.providers.base import Exchange, ListedModel
+from services.router.providers.base import Exchange, ListedModel, ShortLived
 from services.router.providers.openai import OpenAIWire
 from tests.providers import goldens
 
@@ -82,7 +82,9 @@ def test_a_credential_goes_where_the_vendor_looks(
 ) -> None:
     wire = PROVIDERS[kind]
     assert isinstance(wire, OpenAIWire)
-    assert list(wire.authorize(secret)) == headers
+    given = wire.authorize(secret)
+    assert not isinstance(given, ShortLived)
+    assert list(given) == headers
 
 
 def test_every_wire_speaks_openais_dialect_and_says_whether_it_forwards() -> None:

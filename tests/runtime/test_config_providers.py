@@ -320,3 +320,50 @@ def test_settings_never_hold_a_key() -> None:
     loaded = load(None, environ, {})
     assert isinstance(loaded, Settings)
     assert "canary" not in repr(loaded)
+
+
+@pytest.mark.parametrize(
+    ("location", "host"),
+    [("global", "aiplatform"), ("europe-west4", "europe-west4-aiplatform")],
+)
+def test_a_vertex_provider_takes_project_place_and_key_file_of_the_environment(
+    write: Write, tmp_path: Path, location: str, host: str
+) -> None:
+    key = tmp_path / "key.json"
+    key.write_text('{\n  "type": "service_account"\n}\n')
+    key.chmod(0o600)
+    environ = {
+        "GOOGLE_CLOUD_PROJECT": "acme",
+        "GOOGLE_CLOUD_LOCATION": location,
+        "GOOGLE_APPLICATION_CREDENTIALS": str(key),
+    }
+    path = write("[[provider]]\nname = 'v'\nkind = 'vertex'\n")
+    (provider,) = load(path, environ, {}).providers
+    base = f"https://{host}.googleapis.com/v1/projects/acme/locations/{location}"
+    assert provider.base_url == base
+    assert credential(provider, environ) == Secret('{"type":"service_account"}')
+
+
+def test_a_vertex_provider_without_a_place_is_refused(write: Write) -> None:
+    path = write("[[provider]]\nname = 'v'\nkind = 'vertex'\n")
+    with pytest.raises(ConfigError, match="set GOOGLE_CLOUD_PROJECT and GOOGLE_CLOUD_LOCATION"):
+        load(path, {"GOOGLE_CLOUD_PROJECT": "acme/../x", "GOOGLE_CLOUD_LOCATION": "global"}, {})
+
+
+def test_an_entra_identity_is_taken_from_azure_s_variables(write: Write) -> None:
+    path = write(
+        "[[provider]]\nname = 'az'\nkind = 'azure'\nbase_url = 'https://x.openai.azure.com'\n"
+        "api_key_env = 'AZURE_CLIENT_ID'\n"
+    )
+    environ = {
+        "AZURE_TENANT_ID": "t",
+        "AZURE_CLIENT_ID": "c",
+        "AZURE_FEDERATED_TOKEN_FILE": "/var/run/token",
+    }
+    (provider,) = load(path, environ, {}).providers
+    federated = '{"tenant_id": "t", "client_id": "c", "federated_token_file": "/var/run/token"}'
+    assert credential(provider, environ) == Secret(federated)
+    secret = environ | {"AZURE_CLIENT_SECRET": "s"}
+    assert credential(provider, secret) == Secret(
+        '{"tenant_id": "t", "client_id": "c", "client_secret": "s"}'
+    )

@@ -132,21 +132,30 @@ class AnthropicWire:
 
     def request(self, exchange: Exchange) -> UpstreamRequest:
         """The call. Raises UNSUPPORTED_PARAMETER or INVALID_REQUEST."""
-        request = exchange.request
-        model = traits(exchange.model)
-        body: Json = {"model": exchange.model, "max_tokens": model.output_tokens_max}
-        copy_fields(request, FIELDS, body, PROVIDER)
-        _sampling(body, model)
-        _conversation(request, model, body)
-        betas = _extra(request, body)
-        _thinking_and_format(request, model, body)
-        _account(request, body)
+        body, betas = self.form(exchange)
+        body["model"] = exchange.model
         headers = [("content-type", "application/json"), ("anthropic-version", VERSION)]
         if betas:
             headers.append(("anthropic-beta", betas))
         return UpstreamRequest(
             method="POST", path="/v1/messages", headers=headers, body=_ENCODER.encode(body)
         )
+
+    def form(self, exchange: Exchange) -> tuple[Json, str]:
+        """The body without the model, which other clouds name in the path, and the names of betas.
+
+        Raises UNSUPPORTED_PARAMETER or INVALID_REQUEST.
+        """
+        request = exchange.request
+        model = traits(exchange.model)
+        body: Json = {"max_tokens": model.output_tokens_max}
+        copy_fields(request, FIELDS, body, PROVIDER)
+        _sampling(body, model)
+        _conversation(request, model, body)
+        betas = _extra(request, body)
+        _thinking_and_format(request, model, body)
+        _account(request, body)
+        return body, betas
 
     def response(self, exchange: Exchange, body: bytes) -> Answer:
         """A whole answer."""

@@ -52,6 +52,21 @@ Signer = Callable[[str, UpstreamRequest, datetime], Headers]
 whole URL, the request and the time, the headers to add. Pure."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShortLived:
+    """A credential that is not sent itself: it buys tokens that are good for some minutes.
+
+    Args:
+        seller: who sells them, a key of ``tokens.SELLERS``.
+        secret: what the seller wants to see; empty where the machine itself is known to it.
+        scope: what the tokens are for, in the seller's words.
+    """
+
+    seller: str
+    scope: str
+    secret: str = field(repr=False, default="")
+
+
 class Framing(Protocol):
     """Cuts the body of a streamed answer into events, wherever its chunks were cut."""
 
@@ -139,8 +154,8 @@ class Wire(Protocol):
         """The vendor's own base URL; empty when an operator must say it."""
         ...
 
-    def authorize(self, secret: str) -> Headers | Signer:
-        """Where the credential goes. Raises INVALID_REQUEST when it cannot be one."""
+    def authorize(self, secret: str) -> Headers | Signer | ShortLived:
+        """Where the credential goes, or what it buys. Raises INVALID_REQUEST for what is none."""
         ...
 
     def request(self, exchange: Exchange) -> UpstreamRequest:

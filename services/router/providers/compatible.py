@@ -99,8 +99,20 @@ AZURE: Final = replace(
     # Its list names what could be deployed; calls need the names of the deployments.
     models_path="",
     key_header="api-key",
+    # https://learn.microsoft.com/en-us/azure/foundry/foundry-models/how-to/configure-entra-id
+    entra_scope="https://cognitiveservices.azure.com/.default",
     # The first chunk of a stream has `object: ""`.
     native=False,
+)
+
+AZURE_DEPLOYMENTS: Final = replace(
+    AZURE,
+    kind="azure-deployments",
+    title="Azure OpenAI (deployments)",
+    # What came before /openai/v1: the deployment in the path, and the last version that is stable
+    # (https://learn.microsoft.com/en-us/azure/foundry/openai/reference).
+    sources=("https://learn.microsoft.com/en-us/azure/foundry/openai/reference",),
+    path="/openai/deployments/{model}/chat/completions?api-version=2024-10-21",
 )
 
 DEEPSEEK: Final = Compatible(
@@ -559,6 +571,7 @@ runs.
 ROWS: Final = (
     OPENAI,
     AZURE,
+    AZURE_DEPLOYMENTS,
     DEEPSEEK,
     XAI,
     MISTRAL,

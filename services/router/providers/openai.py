@@ -10,6 +10,7 @@ Bodies that a vendor takes and gives as OpenAI does are forwarded as they are (`
 
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import quote
 
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
@@ -18,6 +19,7 @@ from services.router.providers.base import (
     Exchange,
     Headers,
     ListedModel,
+    ShortLived,
     Stream,
     UpstreamRequest,
 )
@@ -54,8 +56,10 @@ class OpenAIWire:
         """The vendor's own base URL; empty when an operator must say it."""
         return self.row.base_url
 
-    def authorize(self, secret: str) -> Headers:
+    def authorize(self, secret: str) -> Headers | ShortLived:
         """Where the credential goes; nowhere without one, as a server at home may need none."""
+        if self.row.entra_scope and secret.startswith("{"):
+            return ShortLived(seller="entra", scope=self.row.entra_scope, secret=secret)
         if not secret:
             return ()
         if self.row.key_header == "authorization":
@@ -68,7 +72,7 @@ class OpenAIWire:
         accept = _ACCEPT_STREAM if exchange.request.stream else _ACCEPT_JSON
         return UpstreamRequest(
             method="POST",
-            path=self.row.path,
+            path=self.row.path.replace("{model}", quote(exchange.model, safe="")),
             headers=(_JSON, accept, *self.row.headers),
             body=write(self.row, exchange),
         )

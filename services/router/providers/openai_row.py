@@ -98,9 +98,11 @@ class Compatible:
         title: the vendor's name for people.
         sources: the documents that the row was made from.
         base_url: the vendor's own; empty when an operator must say it.
-        path: of chat completions, under the base URL.
+        path: of chat completions, under the base URL; ``{model}`` stands for the model's name.
         models_path: of the list of models; empty when there is none that tells what can be called.
         key_header: the header of the credential; ``authorization`` takes it as a bearer token.
+        entra_scope: what an Entra identity buys tokens for, where the vendor takes them instead
+            of a key; empty where it does not.
         headers: more headers of every call.
         native: bodies are forwarded as they are, both ways. Only where the recorded answers are
             valid OpenAI answers untouched, thoughts and usage are spelled as the gateway spells
@@ -138,6 +140,7 @@ class Compatible:
     path: str = "/chat/completions"
     models_path: str = "/models"
     key_header: str = "authorization"
+    entra_scope: str = ""
     headers: tuple[tuple[str, str], ...] = ()
     native: bool = False
     fields: Mapping[str, str | None] = field(default_factory=dict)
