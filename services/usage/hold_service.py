@@ -2,6 +2,7 @@
 
 # ruff: noqa: N802 - methods are named as the contract names them
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
@@ -32,15 +33,26 @@ Placing: TypeAlias = Gathering[pb.PlaceHoldsRequest, list[pb.HoldAnswer]]
 
 
 class HoldService(hold_service_pb2_grpc.HoldServiceServicer):
-    """Sets money aside for routers."""
+    """Sets money aside for routers.
+
+    Args:
+        stores: of holds and of their holders.
+        operator_token: what operators show.
+        metrics: where outcomes are counted.
+        recalled: set when slices are called back.
+    """
 
     def __init__(
-        self, holds: HoldStore, holders: HolderStore, operator_token: Secret, metrics: Metrics
+        self,
+        stores: tuple[HoldStore, HolderStore],
+        operator_token: Secret,
+        metrics: Metrics,
+        recalled: asyncio.Event,
     ) -> None:
-        self._holds = holds
-        self._holders = holders
+        self._holds, self._holders = stores
+        self._recalled = recalled
         self._operator_token = operator_token
-        self._placing: Placing = Gathering(holds.place)
+        self._placing: Placing = Gathering(self._holds.place)
         counter = metrics.counter("holds", "Holds by what became of them.", ("outcome",))
         self._counts = {
             number: counter.labelled(name.removeprefix("HOLD_OUTCOME_").lower())
@@ -153,6 +165,8 @@ class HoldService(hold_service_pb2_grpc.HoldServiceServicer):
     def _count(self, answers: Sequence[pb.HoldAnswer]) -> None:
         for answer in answers:
             self._counts[answer.outcome].add(1)
+            if answer.refusal.retry_after_ms:
+                self._recalled.set()
 
 
 def _check_holder(name: str) -> None:
@@ -185,6 +199,8 @@ def _check_lease(lease_ms: int) -> None:
 def _check_payer(payer: pb.Payer) -> None:
     if max(len(payer.customer), len(payer.feature), len(payer.run)) > NAME_CHARS_MAX:
         raise _invalid("payer", f"has a name of more than {NAME_CHARS_MAX:,} characters")
+    if any("\0" in name for name in (payer.customer, payer.feature, payer.run)):
+        raise _invalid("payer", "has a name with a NUL")
 
 
 def _invalid(param: str, what: str) -> GatewayError:

@@ -11,7 +11,6 @@ from typing import Any, Final, TypeAlias
 
 from sqlalchemy import (
     Connection,
-    Row,
     Select,
     bindparam,
     func,
@@ -24,7 +23,7 @@ from sqlalchemy import (
 from onegate.usage.v1 import budget_pb2
 from onegate.usage.v1.budget_pb2 import Budget
 from runtime.clock import Clock
-from runtime.sql import unix_micros
+from runtime.sql import insert_new, unix_micros
 from services.usage import ledger
 from services.usage.budgets import Account, Book, thresholds
 from services.usage.holds import Room
@@ -45,11 +44,6 @@ NowUs: TypeAlias = Callable[[Connection], int]
 KNOWN_MAX: Final = 100_000
 """Accounts that a process remembers to exist."""
 
-_OPEN: Final = text(
-    "INSERT INTO ledger_accounts (id, budget_id, subject, period_start_us, period_end_us,"
-    " limit_nano_usd, posted_nano_usd, held_nano_usd) VALUES (:id, :budget_id, :subject, :start_us,"
-    " :end_us, :limit_nano_usd, 0, 0) ON CONFLICT DO NOTHING"
-)
 _A = ACCOUNTS.c
 _CHANGE: Final = (
     update(ACCOUNTS)
@@ -126,18 +120,18 @@ class LedgerStore:
         """
         new = {a.id: a for a in accounts if a.id not in self._known}
         for name in sorted(new):
-            made = connection.execute(
-                _OPEN,
-                {
-                    "id": name,
-                    "budget_id": new[name].budget.id,
-                    "subject": new[name].subject,
-                    "start_us": new[name].span.start_us,
-                    "end_us": new[name].span.end_us,
-                    "limit_nano_usd": new[name].budget.limit_nano_usd,
-                },
-            )
-            if made.rowcount == 1 and new[name].history_from_us is not None:
+            row = {
+                "id": name,
+                "budget_id": new[name].budget.id,
+                "subject": new[name].subject,
+                "period_start_us": new[name].span.start_us,
+                "period_end_us": new[name].span.end_us,
+                "limit_nano_usd": new[name].budget.limit_nano_usd,
+                "posted_nano_usd": 0,
+                "held_nano_usd": 0,
+            }
+            made = insert_new(connection, ACCOUNTS, [row])
+            if made and new[name].history_from_us is not None:
                 self._post_history(connection, new[name])
 
     def lock(self, connection: Connection, accounts: Collection[str]) -> Mapping[str, _Line]:
@@ -272,13 +266,11 @@ def _all(connection: Connection, statement: Any, rows: Sequence[Mapping[str, obj
 
 
 def _note(connection: Connection, account: str, percent: int, seen: tuple[int, int]) -> None:
-    there = select(CROSSINGS.c.percent).where(
-        CROSSINGS.c.account_id == account, CROSSINGS.c.percent == percent
-    )
-    row: Row[Any] | None = connection.execute(there).first()
-    if row is None:
-        connection.execute(
-            insert(CROSSINGS).values(
-                account_id=account, percent=percent, spent_nano_usd=seen[0], crossed_at_us=seen[1]
-            )
-        )
+    row = {
+        "account_id": account,
+        "percent": percent,
+        "spent_nano_usd": seen[0],
+        "crossed_at_us": seen[1],
+    }
+    # Once in a period: a correction may bring an account to the same part again.
+    insert_new(connection, CROSSINGS, [row])

@@ -12,22 +12,35 @@ import grpc
 
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
+    budget_service_pb2_grpc,
+    hold_service_pb2_grpc,
+    ledger_service_pb2_grpc,
     price_service_pb2_grpc,
     usage_service_pb2,
     usage_service_pb2_grpc,
 )
-from runtime.clock import SystemClock, SystemEntropy
+from runtime.clock import Clock, SystemClock, SystemEntropy
 from runtime.config import Settings
 from runtime.errors import GatewayError
 from runtime.metrics import Metrics, serve_metrics
 from runtime.readiness import follow_store, when_available
 from runtime.rpc import RpcServer, require_operator
 from runtime.secrets import FileSecrets, Secret
-from runtime.sql import open_configured
-from services.usage import reports, seed
+from runtime.sql import Database, open_configured
+from services.usage import ledger_schema, reports, seed
 from services.usage.board import Board
+from services.usage.budget_board import BudgetBoard
+from services.usage.budget_service import BudgetIds, BudgetService, LedgerService
+from services.usage.budget_store import BudgetStore
+from services.usage.charging import Charger
 from services.usage.facts import shipped_facts
+from services.usage.hold_service import HoldService
+from services.usage.hold_store import HoldStore
+from services.usage.holder_store import HolderStore
 from services.usage.intake import Intake
+from services.usage.ledger_check import LedgerCheck
+from services.usage.ledger_keeper import LedgerKeeper
+from services.usage.ledger_store import LedgerStore, shared_clock
 from services.usage.price_service import OperatorPrices, PriceService
 from services.usage.price_store import SqlPriceStore
 from services.usage.store import SqlStore, Store, Verdict
@@ -116,6 +129,50 @@ def _invalid(param: str, what: str) -> GatewayError:
     return GatewayError(error_pb2.ERROR_REASON_INVALID_REQUEST, f"`{param}` {what}.", param=param)
 
 
+class _Books:
+    """The ledger with everything around it: holds, budgets, and what looks after them."""
+
+    def __init__(self, database: Database, metrics: Metrics, clock: Clock) -> None:
+        self._database = database
+        ledger = LedgerStore(shared_clock(clock))
+        self.charger = Charger(ledger)
+        self._holds = HoldStore(database, ledger)
+        self._holders = HolderStore(database, ledger, self._holds)
+        self._budgets = BudgetStore(database, ledger)
+        self._check = LedgerCheck(database, ledger)
+        self._board = BudgetBoard(clock)
+        self._ids = BudgetIds(clock, SystemEntropy())
+        stores = (self._budgets, self._holders, self._check)
+        self.keeper = LedgerKeeper(stores, self._board, clock, metrics)
+        self._metrics = metrics
+        self._hold_service: HoldService | None = None
+
+    async def start(self, clock: Clock) -> None:
+        """Brings the schema up to date and takes in what is kept. Raises STORE_UNAVAILABLE."""
+        await self._database.migrate("usage_ledger", ledger_schema.MIGRATIONS, now=clock.now())
+        await self.keeper.start()
+
+    def serve(self, server: RpcServer, operator_token: Secret) -> None:
+        """Adds the services."""
+        self._hold_service = HoldService(
+            (self._holds, self._holders), operator_token, self._metrics, self.keeper.wake
+        )
+        server.add(hold_service_pb2_grpc.add_HoldServiceServicer_to_server, self._hold_service)
+        server.add(
+            budget_service_pb2_grpc.add_BudgetServiceServicer_to_server,
+            BudgetService(self._budgets, self._board, operator_token, self._ids),
+        )
+        server.add(
+            ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server,
+            LedgerService(self._check, operator_token),
+        )
+
+    async def close(self) -> None:
+        """Waits for what is being placed."""
+        if self._hold_service is not None:
+            await self._hold_service.close()
+
+
 async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     """Serves until ``stop`` is set."""
     clock = SystemClock()
@@ -123,7 +180,8 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
     metrics = Metrics("usage")
     async with AsyncExitStack() as cleanup:
         database = open_configured(settings.usage)
-        store, price_store = SqlStore(database), SqlPriceStore(database)
+        books = _Books(database, metrics, clock)
+        store, price_store = SqlStore(database, books.charger), SqlPriceStore(database)
         cleanup.push_async_callback(store.close)
         board = Board(seed.catalogue(), shipped_facts(), clock)
         prices = OperatorPrices(price_store, board, clock)
@@ -131,6 +189,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         async def prepare() -> bool:
             await store.migrate(now=clock.now())
             await price_store.migrate(now=clock.now())
+            await books.start(clock)
             await prices.refresh()
             return True
 
@@ -149,12 +208,15 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
             price_service_pb2_grpc.add_PriceServiceServicer_to_server,
             PriceService(board, prices, operator_token),
         )
+        books.serve(server, operator_token)
+        cleanup.push_async_callback(books.close)
         await server.start(settings.usage.listen)
         cleanup.push_async_callback(server.stop, STOP_GRACE_S)
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(board.run()),
                 tasks.create_task(prices.run()),
+                tasks.create_task(books.keeper.run()),
                 tasks.create_task(follow_store(server, prices.age_s, clock)),
             ]
             ready()

@@ -5,13 +5,13 @@ again changes nothing, however late. A record whose id is known with another con
 replaces the first; it lies in quarantine for people to look at. Columns are what reports ask for;
 the whole record lies beside them.
 
-Postings of the coming ledger point here by attempt id. Nothing in these tables is ever updated.
+The ledger's postings point here by attempt id. Nothing in these tables is ever updated.
 """
 
 import enum
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter, itemgetter
 from typing import Any, Final, Protocol
@@ -177,6 +177,24 @@ class Verdict(enum.Enum):
     QUARANTINED = enum.auto()
 
 
+class Charges(Protocol):
+    """Charges records to whoever has a budget, in the transaction that keeps them."""
+
+    def charge(self, connection: Connection, records: Sequence[UsageRecord]) -> Collection[str]:
+        """Releases what was held for records that are about to be kept and adds what they cost;
+        the accounts that it used.
+        """
+        ...
+
+    def doubt(self, connection: Connection, attempt_ids: Collection[str]) -> None:
+        """Keeps what is held for attempts whose records nobody can believe."""
+        ...
+
+    def committed(self, accounts: Collection[str]) -> None:
+        """The transaction that used these accounts has committed."""
+        ...
+
+
 class Store(Protocol):
     """Keeps usage. Raises STORE_UNAVAILABLE while the database is away."""
 
@@ -208,8 +226,9 @@ class Store(Protocol):
 class SqlStore:
     """The store on any SQL database that ``runtime.sql`` knows."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, charges: Charges | None = None) -> None:
         self._database = database
+        self._charges = charges
         self._statement = ""
 
     async def migrate(self, *, now: datetime) -> None:
@@ -221,13 +240,15 @@ class SqlStore:
         distinct = {record.attempt_id for record in records}
         if len(distinct) == len(records) and not any(map(_fault, records)):
             try:
-                await self._database.write(
-                    lambda c: self._insert(c, [_row(record, now_us) for record in records])
+                used = await self._database.write(
+                    lambda c: self._insert(c, records, [_row(r, now_us) for r in records])
                 )
             except IntegrityError:
                 # Some are known: the transaction left nothing behind, and is done again with care.
                 _LOG.debug("a batch holds records that are known")
             else:
+                if self._charges is not None:
+                    self._charges.committed(used)
                 return [Verdict.INSERTED] * len(records)
         for _ in range(RACES_MAX - 1):
             try:
@@ -240,21 +261,31 @@ class SqlStore:
     async def _with_care(self, records: Sequence[UsageRecord], now_us: int) -> list[Verdict]:
         return await self._database.write(lambda c: self._insert_with_care(c, records, now_us))
 
-    def _insert(self, connection: Connection, rows: Sequence[tuple[object, ...]]) -> None:
-        """All rows or none. Values go to the driver as they are: none of these types needs the
-        statement's own processing, which costs more per row than SQLite does.
+    def _insert(
+        self,
+        connection: Connection,
+        records: Sequence[UsageRecord],
+        rows: Sequence[tuple[object, ...]],
+    ) -> Collection[str]:
+        """All records, charged and kept, or none; the accounts that they are charged to.
+
+        Values go to the driver as they are: none of these types needs the statement's own
+        processing, which costs more per row than SQLite does.
         """
+        # Before the rows are there: an account that is opened now adds up the rows of the past.
+        used = self._charges.charge(connection, records) if self._charges is not None else ()
         if not self._statement:
             self._statement = _insert_statement(connection.dialect)
         # In one order everywhere, or two processes with the same records may wait for each other.
         connection.exec_driver_sql(self._statement, sorted(rows, key=itemgetter(0)))
+        return used
 
     def _insert_with_care(
         self, connection: Connection, records: Sequence[UsageRecord], now_us: int
     ) -> list[Verdict]:
         """Looks at each record before it is kept."""
         known = _known(connection, {r.attempt_id for r in records if not _fault(r)})
-        rows: list[tuple[object, ...]] = []
+        new: list[UsageRecord] = []
         aside: list[tuple[UsageRecord, str]] = []
         verdicts: list[Verdict] = []
         for record in records:
@@ -267,10 +298,13 @@ class SqlStore:
                 verdicts.append(Verdict.DUPLICATE)
             else:
                 known[record.attempt_id] = record
-                rows.append(_row(record, now_us))
+                new.append(record)
                 verdicts.append(Verdict.INSERTED)
-        if rows:
-            self._insert(connection, rows)
+        if new:
+            self._insert(connection, new, [_row(record, now_us) for record in new])
+        unknown = {r.attempt_id for r, _ in aside if r.HasField("reservation")} - known.keys()
+        if unknown and self._charges is not None:
+            self._charges.doubt(connection, unknown)
         _set_aside(connection, aside, now_us)
         return verdicts
 
