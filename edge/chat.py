@@ -12,10 +12,10 @@ from typing import Final
 
 from edge import errors
 from edge.calls import Call
-from edge.dispatch import common_headers
+from edge.dispatch import common_lines
 from edge.endpoints import chat_request, chat_response
 from edge.endpoints.call_context import call_context
-from edge.endpoints.call_headers import served_headers
+from edge.endpoints.call_headers import served_lines
 from edge.endpoints.chat_request import ChatCall
 from edge.endpoints.chat_response import AnswerFrame
 from edge.endpoints.chat_stream import DONE, KEEP_ALIVE, ChunkEncoder, event
@@ -33,11 +33,11 @@ TYPED_MODELS_MAX: Final = 1024
 TYPED_FOR_S: Final = 60.0
 """How long a model that wanted the typed form gets it at once, before the native one is tried."""
 
-_STREAM_HEADERS: Final = [
-    ("content-type", "text/event-stream; charset=utf-8"),
-    ("cache-control", "no-cache"),
-    ("x-accel-buffering", "no"),
-]
+_JSON: Final = "application/json"
+_EVENTS: Final = (
+    "text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no"
+)
+"""The type of a stream, and what keeps proxies from holding it back."""
 
 
 class TypedModels:
@@ -140,20 +140,20 @@ class ChatExchange:
 
     async def answer(self) -> Response:
         """The whole answer. Raises what the router raised."""
-        while (payload := await self._relayed.receive()) is not None:
+        relayed = self._relayed
+        while (payload := await relayed.receive()) is not None:
             for happened in chat_service_pb2.ChatResponse.FromString(payload).events:
-                match happened.WhichOneof("event"):
-                    case "native":
-                        self._body = happened.native
-                    case "answer":
-                        self._answer = happened.answer
-                    case _:
-                        await self._note(happened)
+                if native := happened.native:
+                    self._body = native
+                elif happened.HasField("answer"):
+                    self._answer = happened.answer
+                elif self._wants_typed(happened):
+                    await self._send_typed()
         if self._answer is not None:
             self._body = chat_response.body(self._answer, self._metered, self._frame())
         if self._body is None:
             raise _no_answer()
-        return Response(200, self._headers([*common_headers(*self._identity())]), self._body)
+        return Response(200, self._headers(_JSON), self._body)
 
     async def stream(self) -> None:
         """Writes the answer as it comes; what has come meanwhile goes out in one write."""
@@ -182,24 +182,28 @@ class ChatExchange:
                 self._pieces.append(native)
             elif happened.HasField("delta"):
                 self._pieces.append(self._encode(happened.delta))
-            else:
-                await self._note(happened)
+            elif self._wants_typed(happened):
+                await self._send_typed()
 
-    async def _note(self, happened: chat_pb2.ChatEvent) -> None:
-        """An event that is no content."""
-        match happened.WhichOneof("event"):
-            case "served":
-                self._served = happened.served
-            case "metered":
-                self._metered = happened.metered
-            case "typed_required":
-                self._owner.typed_models.add(self._chat.model)
-                request = typed(self._chat, self._context)
-                await self._relayed.send(request.SerializeToString())
-            case "error":
-                raise GatewayError.from_proto(happened.error)
-            case _:
-                raise _no_answer()
+    def _wants_typed(self, happened: chat_pb2.ChatEvent) -> bool:
+        """Takes in an event that is no content; whether the router asks for the typed form."""
+        if happened.HasField("served"):
+            self._served = happened.served
+        elif happened.HasField("metered"):
+            self._metered = happened.metered
+        elif happened.HasField("typed_required"):
+            return True
+        elif happened.HasField("error"):
+            raise GatewayError.from_proto(happened.error)
+        else:
+            raise _no_answer()
+        return False
+
+    async def _send_typed(self) -> None:
+        """The request once more, in the hub's words."""
+        self._owner.typed_models.add(self._chat.model)
+        request = typed(self._chat, self._context)
+        await self._relayed.send(request.SerializeToString())
 
     def _encode(self, delta: chat_pb2.ChatDelta) -> bytes:
         if self._encoder is None:
@@ -225,7 +229,7 @@ class ChatExchange:
     def _begin(self) -> Stream:
         """The stream, whose head may be out already."""
         if self._stream is None:
-            self._stream = self._call.request.stream(200, self._headers(self._stream_headers()))
+            self._stream = self._call.request.stream(200, self._headers(_EVENTS))
         return self._stream
 
     def _finish(self) -> None:
@@ -265,18 +269,13 @@ class ChatExchange:
             stream.write(KEEP_ALIVE)
         self._arm()
 
-    def _identity(self) -> tuple[str, float]:
-        """The request's id and how long it has taken, in seconds."""
+    def _headers(self, content_type: str) -> str:
+        """The head's lines, with what is known by now."""
         elapsed_s = self._clock.monotonic() - self._call.request.received_s
-        return self._call.request_id, elapsed_s
-
-    def _stream_headers(self) -> list[tuple[str, str]]:
-        return _STREAM_HEADERS + common_headers(*self._identity())[1:]
-
-    def _headers(self, headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        lines = common_lines(content_type, self._call.request_id, elapsed_s)
         if self._served is None:
-            return headers
-        return headers + served_headers(self._served, self._metered, self._identity()[1])
+            return lines
+        return lines + served_lines(self._served, self._metered, elapsed_s)
 
     def _frame(self) -> AnswerFrame:
         fields = self._chat.fields

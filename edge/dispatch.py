@@ -19,7 +19,7 @@ from runtime import apikeys
 from runtime.clock import Clock, Entropy
 from runtime.errors import GatewayError
 from runtime.grants import GrantClient
-from runtime.metrics import Count
+from runtime.metrics import Count, Durations
 from runtime.telemetry import AccessLog, AccessRecord, Metrics
 
 JSON: Final = ("content-type", "application/json")
@@ -62,11 +62,11 @@ class Dispatcher:
         self._access_log = ports.access_log
         self._calls_max = calls_max
         self._under_way = 0
-        self._counts: dict[tuple[str, int], Count] = {}
+        self._cells: dict[tuple[str, int], tuple[Count, Durations]] = {}
 
     def open(self, request: Request) -> Response | Handling:
         """Finds the endpoint and checks the key."""
-        self._metrics.in_flight.add(1)
+        self._metrics.in_flight.value += 1
         request.note = call = Call(request, self._ids.next())
         try:
             endpoint = call.endpoint = self._route(call)
@@ -122,37 +122,40 @@ class Dispatcher:
         now_s = self._clock.monotonic()
         if call.counted:
             self._under_way -= 1
-        metrics = self._metrics
-        metrics.in_flight.add(-1)
-        name = call.endpoint.name if call.endpoint is not None else NO_ENDPOINT
-        self._count(name, status)
-        metrics.durations.labelled(name).observe(now_s - request.received_s)
-        if isinstance(call.endpoint, PageEndpoint):
+        self._metrics.in_flight.value -= 1
+        endpoint = call.endpoint
+        name = endpoint.name if endpoint is not None else NO_ENDPOINT
+        began_s = request.received_s
+        self._count(name, status, now_s - began_s)
+        if type(endpoint) is PageEndpoint:
             return
         first_s = call.first_byte_s
+        theirs = request.headers.get(b"x-client-request-id")
         self._access_log.add(
             AccessRecord(
                 request_id=call.request_id,
                 method=request.method,
                 path=request.path.decode("ascii"),
                 status=status,
-                duration_ms=(now_s - request.received_s) * 1000,
-                first_byte_ms=None if first_s is None else (first_s - request.received_s) * 1000,
+                duration_ms=(now_s - began_s) * 1000,
+                first_byte_ms=None if first_s is None else (first_s - began_s) * 1000,
                 model=call.model,
                 key_id=call.grant.key_id if call.grant is not None else "",
                 bytes_out=sent,
-                client_request_id=request.headers.get(b"x-client-request-id", b"").decode(
-                    "latin-1"
-                ),
+                client_request_id="" if theirs is None else theirs.decode("latin-1"),
             )
         )
 
-    def _count(self, name: str, status: int) -> None:
-        count = self._counts.get((name, status))
-        if count is None:
-            count = self._metrics.requests.labelled(name, str(status))
-            self._counts[name, status] = count
-        count.add()
+    def _count(self, name: str, status: int, duration_s: float | None = None) -> None:
+        cells = self._cells.get((name, status))
+        if cells is None:
+            metrics = self._metrics
+            cells = (metrics.requests.labelled(name, str(status)), metrics.durations.labelled(name))
+            self._cells[name, status] = cells
+        count, durations = cells
+        count.value += 1
+        if duration_s is not None:
+            durations.observe(duration_s)
 
     def _route(self, call: Call) -> Endpoint:
         """The endpoint. Raises NOT_FOUND, METHOD_NOT_ALLOWED."""
@@ -211,6 +214,14 @@ def common_headers(request_id: str, elapsed_s: float) -> list[tuple[str, str]]:
         ("x-request-id", request_id),
         ("openai-processing-ms", str(int(elapsed_s * 1000))),
     ]
+
+
+def common_lines(content_type: str, request_id: str, elapsed_s: float) -> str:
+    """What every answer to a model call says, as header lines."""
+    return (
+        f"content-type: {content_type}\r\nx-request-id: {request_id}\r\n"
+        f"openai-processing-ms: {int(elapsed_s * 1000)}\r\n"
+    )
 
 
 def _overloaded() -> GatewayError:

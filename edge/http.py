@@ -14,7 +14,10 @@ from typing import Final, Protocol
 from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError
 
-Headers = Sequence[tuple[str, str]]
+Headers = Sequence[tuple[str, str]] | str
+"""Names in lower case and their values; or the lines as they go out, each with its end, by who
+knows that no value holds a line break.
+"""
 
 ONE_WRITE_BYTES: Final = 64 * 1024
 """Answers up to this size are joined with their head; larger ones are not copied."""
@@ -40,7 +43,7 @@ class HttpRefusalError(GatewayError):
         self,
         status: int,
         message: str,
-        headers: Headers = (),
+        headers: Sequence[tuple[str, str]] = (),
         reason: int = error_pb2.ERROR_REASON_INVALID_REQUEST,
     ) -> None:
         super().__init__(reason, message)
@@ -162,6 +165,8 @@ def head(status: int, headers: Headers, framing: str) -> bytes:
         framing: the header lines that say how long the answer is and what becomes of the
             connection, each with its line end.
     """
+    if isinstance(headers, str):
+        return f"{_STATUS_LINES[status]}{headers}{framing}\r\n".encode("latin-1", "replace")
     text = _head(status, headers, framing)
     ends = len(headers) + framing.count("\r\n") + 2
     if text.count("\n") != ends or text.count("\r") != ends or "\0" in text:
@@ -169,6 +174,6 @@ def head(status: int, headers: Headers, framing: str) -> bytes:
     return text.encode("latin-1", "replace")
 
 
-def _head(status: int, headers: Headers, framing: str) -> str:
+def _head(status: int, headers: Sequence[tuple[str, str]], framing: str) -> str:
     lines = [f"{name}: {value}\r\n" for name, value in headers]
     return "".join((_STATUS_LINES[status], *lines, framing, "\r\n"))

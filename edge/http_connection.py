@@ -8,6 +8,7 @@ sweep looks at, so that a request costs no timer of its own.
 import asyncio
 import functools
 import math
+import sys
 from collections import deque
 from typing import Final, Protocol, cast
 
@@ -67,6 +68,7 @@ class Connection(asyncio.Protocol):
         "_deaf",
         "_feeding",
         "_flushed",
+        "_handling",
         "_head",
         "_lingering",
         "_parser",
@@ -110,6 +112,7 @@ class Connection(asyncio.Protocol):
         self._upgrading = False
         self._resuming = False
         self._answered: Response | None = None
+        self._handling: Handling | None = None
         self._refusal: GatewayError | None = None
 
     # What asyncio calls.
@@ -147,9 +150,15 @@ class Connection(asyncio.Protocol):
             self._feeding = False
         if self._head.open and (refusal := self._head.fed(len(data))) is not None:
             self._refuse(refusal)
-        if self._answered is not None and self.current is not None:
-            answered, self._answered = self._answered, None
-            self._answer(self.current, answered)
+        current = self.current
+        if current is None:
+            return
+        if (handling := self._handling) is not None:
+            self._handling = None
+            self._start(current, handling)
+        elif (answered := self._answered) is not None:
+            self._answered = None
+            self._answer(current, answered)
 
     def eof_received(self) -> None:
         """The client has closed its side. No client of an API does that and still reads: it is how
@@ -161,6 +170,8 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._deaf = True
         self._resume_waiter()
+        if self._handling is not None:
+            self._handling.close()
         current, self.current = self.current, None
         if current is not None:
             if current.task is not None:
@@ -286,8 +297,8 @@ class Connection(asyncio.Protocol):
     # Answering.
 
     def _open(self, exchange: Exchange) -> None:
-        """Hands a request to the application. An answer that is there at once waits until the
-        bytes at hand are read: the body is usually among them, and the connection can go on.
+        """Hands a request to the application. Whatever comes of it waits until the bytes at hand
+        are read: the body is usually among them.
         """
         self.current = exchange
         exchange.received_s = self._server.monotonic()
@@ -301,8 +312,10 @@ class Connection(asyncio.Protocol):
         length = exchange.content_length
         if not isinstance(opened, Response):
             if length is None or length <= exchange.body_bytes_max:
-                exchange.task = asyncio.get_running_loop().create_task(opened)
-                exchange.task.add_done_callback(functools.partial(self._done, exchange))
+                if self._feeding:
+                    self._handling = opened
+                else:
+                    self._start(exchange, opened)
                 return
             opened.close()
             opened = application.refuse(request, too_large(exchange.body_bytes_max))
@@ -310,6 +323,33 @@ class Connection(asyncio.Protocol):
             self._answered = opened
         else:
             self._answer(exchange, opened)
+
+    def _start(self, exchange: Exchange, handling: Handling) -> None:
+        """Runs a handler up to its first wait, and its answer is written where it returns: two
+        turns of the event loop less for each request, from Python 3.12 on.
+        """
+        loop = asyncio.get_running_loop()
+        if sys.version_info >= (3, 12):
+            task = asyncio.Task(self._handle(exchange, handling), loop=loop, eager_start=True)
+            exchange.task = task
+        else:
+            # A task that is cancelled before its first step would never reach the handler.
+            exchange.task = loop.create_task(handling)
+            exchange.task.add_done_callback(functools.partial(self._done, exchange))
+
+    async def _handle(self, exchange: Exchange, handling: Handling) -> None:
+        """A handler with the end of its request."""
+        application = self._server.application
+        request = cast("Request", exchange)
+        try:
+            response = await handling
+        except GatewayError as error:
+            response = application.refuse(request, error)
+        except asyncio.CancelledError:
+            response = application.refuse(request, _draining())
+        except Exception as defect:  # noqa: BLE001 - the top of a request's task
+            response = application.failed(request, defect)
+        self._handled(exchange, response)
 
     def _enqueue(self, exchange: Exchange) -> None:
         """A request that came before the one before it was answered waits its turn."""
@@ -323,7 +363,7 @@ class Connection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _done(self, exchange: Exchange, task: asyncio.Task[Response | None]) -> None:
-        """A handler has ended."""
+        """A handler has ended that has a task of its own."""
         application = self._server.application
         request = cast("Request", exchange)
         response: Response | None
@@ -335,6 +375,10 @@ class Connection(asyncio.Protocol):
             response = application.refuse(request, error)
         else:
             response = application.failed(request, error)
+        self._handled(exchange, response)
+
+    def _handled(self, exchange: Exchange, response: Response | None) -> None:
+        """A handler has ended: its answer, or ``None`` when it has written one."""
         if self.current is not exchange:
             # The client has left, and what came of its request is nobody's any more.
             return

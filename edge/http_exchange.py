@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from edge.http import ONE_WRITE_BYTES, Headers, Response, head
 from onegate.common.v1 import error_pb2
@@ -84,7 +84,7 @@ class Exchange:
         self.complete = False
         self.error: GatewayError | None = None
         self.received_bytes = 0
-        self.task: asyncio.Task[Response | None] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self.streamed: ChunkedStream | None = None
         self.started_status = 0
         self.sent = 0

@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -70,6 +71,7 @@ class AccessLog:
         self.dropped = 0
         """Lines that found no room or could not be written, since the start."""
         self._service = service
+        self._padded = f"{service:<8}"
         self._enabled = settings.access_log
         self._as_json = settings.log_format == "json"
         self._clock = clock
@@ -78,6 +80,11 @@ class AccessLog:
         self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
         self._clean: dict[str, str] = {}
+        self._wall_ahead_s = 0.0
+        self._stamp = ""
+        self._stamp_ms = -1
+        self._second = ""
+        self._second_s = -1
         self._dropped_told = 0
         self._written = asyncio.Event()
         self._written.set()
@@ -87,6 +94,9 @@ class AccessLog:
         """Takes one request's line. Never waits, never raises."""
         if not self._enabled:
             return
+        if self._timer is None:
+            # The wall clock may be set: it is asked once for every batch.
+            self._wall_ahead_s = self._clock.now().timestamp() - self._clock.monotonic()
         line = self._json(record) if self._as_json else self._text(record)
         if self._waiting_bytes + len(line) > BUFFER_BYTES_MAX:
             self.dropped += 1
@@ -140,15 +150,19 @@ class AccessLog:
             self._timer = self._loop.call_later(FLUSH_INTERVAL_S, self._flush)
 
     def _text(self, record: AccessRecord) -> str:
-        first = "" if record.first_byte_ms is None else f" first={record.first_byte_ms:.1f}ms"
-        model = f" model={self._cleaned(record.model)}" if record.model else ""
-        key = f" key={self._cleaned(record.key_id)}" if record.key_id else ""
-        theirs = record.client_request_id
-        client = f" client_id={_clean(theirs[:_TEXT_CHARS_MAX])}" if theirs else ""
+        rest = ""
+        if record.first_byte_ms is not None:
+            rest = f" first={record.first_byte_ms:.1f}ms"
+        rest += f" {record.bytes_out}B id={record.request_id}"
+        if record.model:
+            rest += f" model={self._cleaned(record.model)}"
+        if record.key_id:
+            rest += f" key={self._cleaned(record.key_id)}"
+        if record.client_request_id:
+            rest += f" client_id={_clean(record.client_request_id[:_TEXT_CHARS_MAX])}"
         return (
-            f"{self._now()} ACCESS  {self._service:<8} {record.method}"
-            f" {self._cleaned(record.path)} {record.status} {record.duration_ms:.1f}ms{first}"
-            f" {record.bytes_out}B id={record.request_id}{model}{key}{client}\n"
+            f"{self._now()} ACCESS  {self._padded} {record.method}"
+            f" {self._cleaned(record.path)} {record.status} {record.duration_ms:.1f}ms{rest}\n"
         )
 
     def _json(self, record: AccessRecord) -> str:
@@ -181,7 +195,8 @@ class AccessLog:
 
     def _cleaned(self, text: str) -> str:
         """A caller's text, redacted and on one line. Callers repeat themselves, so it is kept."""
-        text = text[:_TEXT_CHARS_MAX]
+        if len(text) > _TEXT_CHARS_MAX:
+            text = text[:_TEXT_CHARS_MAX]
         clean = self._clean.get(text)
         if clean is None:
             if len(self._clean) >= _CLEAN_TEXTS_MAX:
@@ -190,7 +205,19 @@ class AccessLog:
         return clean
 
     def _now(self) -> str:
-        return timestamp(self._clock.now())
+        """The time as every line shows it. Making the text costs more than the rest of a line, so
+        that what lines have in common of it is kept.
+        """
+        now_ms = int((self._clock.monotonic() + self._wall_ahead_s) * 1000)
+        if now_ms != self._stamp_ms:
+            second_s, milliseconds = divmod(now_ms, 1000)
+            if second_s != self._second_s:
+                self._second_s = second_s
+                moment = datetime.fromtimestamp(second_s, UTC)
+                self._second = timestamp(moment).removesuffix("000Z")
+            self._stamp_ms = now_ms
+            self._stamp = f"{self._second}{milliseconds:03d}Z"
+        return self._stamp
 
 
 def _clean(text: str) -> str:

@@ -1,13 +1,19 @@
 """What the gateway says of a served call in the answer's headers."""
 
+import re
+from typing import Final
+
 from onegate.router.v1 import chat_pb2
 from runtime.money import usd
 
+_SPLITS: Final = re.compile(r"[\r\n\0]")
 
-def served_headers(
+
+def served_lines(
     served: chat_pb2.Served, metered: chat_pb2.Metered | None, elapsed_s: float
-) -> list[tuple[str, str]]:
-    """The headers of http-surface: who served, at what cost, how long, and how much is left.
+) -> str:
+    """The header lines of http-surface: who served, at what cost, how long, and how much is left.
+    Written at once as they go out, since every answer has a dozen of them.
 
     Args:
         served: the router's word on who serves.
@@ -17,26 +23,26 @@ def served_headers(
     """
     upstream_ms = served.upstream_us / 1000
     gateway_ms = max(elapsed_s * 1000 - upstream_ms, 0)
-    headers = [
-        ("server-timing", f"gateway;dur={gateway_ms:.2f}, upstream;dur={upstream_ms:.2f}"),
-        ("x-onegate-model", served.model),
-        ("x-onegate-attempts", str(served.attempts)),
-    ]
-    if metered is not None:
-        headers.append(("x-onegate-cost", usd(metered.cost_nano_usd)))
-    if served.HasField("requests"):
-        headers += _limit("requests", served.requests)
-    if served.HasField("tokens"):
-        headers += _limit("tokens", served.tokens)
-    return headers
+    model = served.model
+    if not model.isprintable():
+        # A model's name is its provider's, and must not make a line of its own.
+        model = _SPLITS.sub("", model)
+    cost = f"x-onegate-cost: {usd(metered.cost_nano_usd)}\r\n" if metered is not None else ""
+    requests = _limit("requests", served.requests) if served.HasField("requests") else ""
+    tokens = _limit("tokens", served.tokens) if served.HasField("tokens") else ""
+    return (
+        f"server-timing: gateway;dur={gateway_ms:.2f}, upstream;dur={upstream_ms:.2f}\r\n"
+        f"x-onegate-model: {model}\r\nx-onegate-attempts: {served.attempts}\r\n"
+        f"{cost}{requests}{tokens}"
+    )
 
 
-def _limit(meter: str, status: chat_pb2.LimitStatus) -> list[tuple[str, str]]:
-    return [
-        (f"x-ratelimit-limit-{meter}", str(status.limit)),
-        (f"x-ratelimit-remaining-{meter}", str(status.remaining)),
-        (f"x-ratelimit-reset-{meter}", duration(status.reset_ms)),
-    ]
+def _limit(meter: str, status: chat_pb2.LimitStatus) -> str:
+    return (
+        f"x-ratelimit-limit-{meter}: {status.limit}\r\n"
+        f"x-ratelimit-remaining-{meter}: {status.remaining}\r\n"
+        f"x-ratelimit-reset-{meter}: {duration(status.reset_ms)}\r\n"
+    )
 
 
 def duration(milliseconds: int) -> str:

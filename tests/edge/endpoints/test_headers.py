@@ -3,7 +3,7 @@
 import pytest
 
 from edge.endpoints.call_context import call_context
-from edge.endpoints.call_headers import duration, served_headers
+from edge.endpoints.call_headers import duration, served_lines
 from onegate.common.v1 import token_usage_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError, reason_name
@@ -67,6 +67,18 @@ def test_a_header_that_cannot_be_understood_is_refused_by_name(header: str, valu
     assert caught.value.param == header.replace("_", "-")
 
 
+def parsed(lines: str) -> dict[str, str]:
+    """Header lines as a table."""
+    return dict(line.split(": ", 1) for line in lines.removesuffix("\r\n").split("\r\n"))
+
+
+@pytest.mark.parametrize("split", ["\r\nx-evil: 1", "\n", "\r", "\0"])
+def test_no_model_name_makes_a_line_of_its_own(split: str) -> None:
+    lines = served_lines(chat_pb2.Served(model=f"a{split}b"), None, 0.0)
+    assert set(parsed(lines)) == {"server-timing", "x-onegate-model", "x-onegate-attempts"}
+    assert "\0" not in lines
+
+
 def test_an_answer_says_who_served_at_what_cost_and_what_is_left() -> None:
     served = chat_pb2.Served(
         model="a/b",
@@ -76,7 +88,7 @@ def test_an_answer_says_who_served_at_what_cost_and_what_is_left() -> None:
         tokens=chat_pb2.LimitStatus(limit=50, remaining=0, reset_ms=61_500),
     )
     metered = chat_pb2.Metered(tokens=token_usage_pb2.TokenUsage(), cost_nano_usd=1)
-    assert dict(served_headers(served, metered, 0.002)) == {
+    assert parsed(served_lines(served, metered, 0.002)) == {
         "server-timing": "gateway;dur=0.50, upstream;dur=1.50",
         "x-onegate-model": "a/b",
         "x-onegate-attempts": "3",
@@ -88,7 +100,7 @@ def test_an_answer_says_who_served_at_what_cost_and_what_is_left() -> None:
         "x-ratelimit-remaining-tokens": "0",
         "x-ratelimit-reset-tokens": "1m1.5s",
     }
-    plain = dict(served_headers(chat_pb2.Served(model="m", upstream_us=5_000), None, 0.001))
+    plain = parsed(served_lines(chat_pb2.Served(model="m", upstream_us=5_000), None, 0.001))
     assert plain["server-timing"] == "gateway;dur=0.00, upstream;dur=5.00"
     assert set(plain) == {"server-timing", "x-onegate-model", "x-onegate-attempts"}
 
