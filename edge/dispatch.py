@@ -20,6 +20,7 @@ from runtime.clock import Clock, Entropy
 from runtime.errors import GatewayError
 from runtime.grants import GrantClient
 from runtime.metrics import Count, Durations
+from runtime.networks import is_inside
 from runtime.telemetry import AccessLog, AccessRecord, Metrics
 
 JSON: Final = ("content-type", "application/json")
@@ -79,6 +80,8 @@ class Dispatcher:
             call.grant = self._grants.lookup(key)
             if call.grant is None and apikeys.kind_of(key) is None:
                 raise _not_a_key()
+            if call.grant is not None:
+                _check_address(call)
         except GatewayError as error:
             return self.refuse(request, error)
         self._under_way += 1
@@ -90,6 +93,7 @@ class Dispatcher:
     async def _asking(self, endpoint: KeyEndpoint, call: Call) -> Response | None:
         """A call whose key auth must be asked about."""
         call.grant = await self._grants.get(call.key)
+        _check_address(call)
         return await endpoint.handle(call)
 
     def refuse(self, request: Request | None, error: GatewayError) -> Response:
@@ -222,6 +226,16 @@ def common_lines(content_type: str, request_id: str, elapsed_s: float) -> str:
         f"content-type: {content_type}\r\nx-request-id: {request_id}\r\n"
         f"openai-processing-ms: {int(elapsed_s * 1000)}\r\n"
     )
+
+
+def _check_address(call: Call) -> None:
+    """Raises ADDRESS_FORBIDDEN for a key that does not work from the caller's address."""
+    networks = call.grant.networks_allowed if call.grant is not None else ()
+    if networks and not is_inside(call.request.client, networks):
+        raise GatewayError(
+            error_pb2.ERROR_REASON_ADDRESS_FORBIDDEN,
+            f"This key does not work from {call.request.client or 'an unknown address'}.",
+        )
 
 
 def _overloaded() -> GatewayError:

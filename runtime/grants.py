@@ -20,6 +20,7 @@ from onegate.common.v1 import error_pb2
 from runtime import apikeys
 from runtime.clock import Clock, Entropy, SystemEntropy
 from runtime.errors import GatewayError
+from runtime.key_use import REPORT_S, TICK_S, UseReporter
 from runtime.rpc import from_rpc_error, unary
 
 GRANTS_MAX: Final = 100_000
@@ -52,6 +53,7 @@ RECONNECT_S_MAX: Final = 2.0
 _RECONNECT_S_MIN: Final = 0.1
 _RETRY_AFTER_MS: Final = 1000
 _NEVER: Final = float("-inf")
+_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ENTROPY: Final = SystemEntropy()
 _LOG = logging.getLogger(__name__)
 
@@ -61,15 +63,19 @@ Change: TypeAlias = grant_service_pb2.GrantChange
 class _Known:
     """A key that is known: with its grant, or revoked for good."""
 
-    __slots__ = ("expires_at", "grant", "key_id", "trusted_until", "version")
+    __slots__ = ("expires_at", "grant", "key_id", "told_s", "trusted_until", "used_s", "version")
 
     def __init__(self, grant: grant_pb2.Grant, trusted_until: float) -> None:
         self.grant: grant_pb2.Grant | None = grant
         self.key_id = grant.key_id
         self.version = grant.version
         self.trusted_until = trusted_until
+        self.used_s = self.told_s = _NEVER
         self.expires_at: datetime | None = None
-        if grant.HasField("expires_at"):
+        if grant.disabled:
+            # Refused by the check of expiry, which every look-up makes anyhow.
+            self.expires_at = _LONG_AGO
+        elif grant.HasField("expires_at"):
             self.expires_at = grant.expires_at.ToDatetime(UTC)
 
 
@@ -86,6 +92,7 @@ class _Cache:
     def __init__(self) -> None:
         self.by_digest: OrderedDict[bytes, _Known] = OrderedDict()
         self._digests: dict[str, set[bytes]] = {}
+        self._lost: dict[str, float] = {}
 
     def put(self, digest: bytes, known: _Known) -> None:
         """Keeps a key; forgets another when there are too many."""
@@ -96,8 +103,11 @@ class _Cache:
             self.drop(next(iter(self.by_digest)))
 
     def drop(self, digest: bytes) -> None:
-        """Forgets a key."""
-        key_id = self.by_digest.pop(digest).key_id
+        """Forgets a key, but not that it was used."""
+        known = self.by_digest.pop(digest)
+        key_id = known.key_id
+        if known.used_s > known.told_s:
+            self._lost[key_id] = known.used_s
         digests = self._digests[key_id]
         digests.discard(digest)
         if not digests:
@@ -112,6 +122,21 @@ class _Cache:
                 known.version = max(known.version, change.version)
             elif known.version < change.version:
                 self.drop(digest)
+
+    def uses(self, now_s: float) -> dict[str, float]:
+        """The uses that auth is to be told of now: each once, and none of a key that it was told
+        of within ``REPORT_S``.
+        """
+        found, self._lost = self._lost, {}
+        # What was used before this has been told: the walk ends at the first such key.
+        since_s = now_s - REPORT_S - 2 * TICK_S
+        for known in reversed(self.by_digest.values()):
+            if _NEVER < known.used_s < since_s:
+                break
+            if known.used_s > known.told_s and now_s - known.told_s >= REPORT_S:
+                known.told_s = now_s
+                found[known.key_id] = max(known.used_s, found.get(known.key_id, _NEVER))
+        return found
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -187,7 +212,8 @@ class GrantClient:
         self._alive_at = _NEVER
         self._trusted_until = _NEVER
         self._failures = 0
-        self._watching: asyncio.Task[None] | None = None
+        self._uses = UseReporter(self._stub.ReportUse, clock, self._cache.uses)
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def ready(self) -> bool:
@@ -197,13 +223,20 @@ class GrantClient:
         return self._alive_at != _NEVER
 
     def start(self) -> None:
-        """Starts to watch auth."""
-        self._watching = asyncio.get_running_loop().create_task(self._watch())
-        self._watching.add_done_callback(_report)
+        """Starts to watch auth, and to tell it which keys are used."""
+        loop = asyncio.get_running_loop()
+        watching, telling = loop.create_task(self._watch()), loop.create_task(self._uses.run())
+        watching.add_done_callback(_report)
+        telling.add_done_callback(_report_silence)
+        self._tasks = [watching, telling]
+
+    async def report_uses(self) -> None:
+        """Tells auth at once which keys were used, as far as it is time to tell."""
+        await self._uses.report()
 
     async def close(self) -> None:
         """Stops watching and asking."""
-        tasks = [*self._flights.values(), *([self._watching] if self._watching else [])]
+        tasks = [*self._flights.values(), *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -223,14 +256,15 @@ class GrantClient:
         if known.expires_at is not None and known.expires_at <= self._clock.now():
             return None
         self._known.move_to_end(digest)
+        known.used_s = now_s
         return known.grant
 
     async def get(self, key: str) -> grant_pb2.Grant:
         """The grant of a key that is good now.
 
         Raises INVALID_API_KEY for a key that is malformed, unknown or revoked, KEY_EXPIRED,
-        AUTH_UNAVAILABLE when it is not known and auth does not answer, OVERLOADED when too many
-        unknown keys are being asked for.
+        KEY_DISABLED, AUTH_UNAVAILABLE when it is not known and auth does not answer, OVERLOADED
+        when too many unknown keys are being asked for.
         """
         grant = self.lookup(key)
         if grant is not None:
@@ -242,11 +276,9 @@ class GrantClient:
         if known.grant is None:
             raise _invalid()
         if known.expires_at is not None and known.expires_at <= self._clock.now():
-            raise GatewayError(
-                error_pb2.ERROR_REASON_KEY_EXPIRED,
-                "This API key has expired. Ask an administrator for a new one.",
-            )
+            raise _ended(known.grant)
         self._remember(key, digest)
+        known.used_s = self._clock.monotonic()
         return known.grant
 
     def _trusted(self, digest: bytes) -> _Known | None:
@@ -419,6 +451,24 @@ def _report(watching: "asyncio.Task[None]") -> None:
     """
     if not watching.cancelled():
         _LOG.critical("the watch on auth has failed", exc_info=watching.exception())
+
+
+def _report_silence(telling: "asyncio.Task[None]") -> None:
+    """A defect too; calls go on without it."""
+    if not telling.cancelled():
+        _LOG.error("auth is not told any more which keys are used", exc_info=telling.exception())
+
+
+def _ended(grant: grant_pb2.Grant) -> GatewayError:
+    if grant.disabled:
+        return GatewayError(
+            error_pb2.ERROR_REASON_KEY_DISABLED,
+            "This API key is disabled. Ask an administrator to enable it, or use another one.",
+        )
+    return GatewayError(
+        error_pb2.ERROR_REASON_KEY_EXPIRED,
+        "This API key has expired. Ask an administrator for a new one.",
+    )
 
 
 def _invalid() -> GatewayError:

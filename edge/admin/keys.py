@@ -20,12 +20,14 @@ _METERS: Final = {
     "requests": grant_pb2.RATE_METER_REQUESTS,
     "tokens": grant_pb2.RATE_METER_TOKENS,
     "concurrency": grant_pb2.RATE_METER_CONCURRENCY,
+    "images": grant_pb2.RATE_METER_IMAGES,
+    "audio_megabytes": grant_pb2.RATE_METER_AUDIO_MEGABYTES,
 }
 _METER_NAMES: Final = {meter: name for name, meter in _METERS.items()}
 
 
 def admin_key_json(key: pb.Key) -> Json:
-    """One admin key. ``scopes`` is the gateway's own."""
+    """One admin key. ``scopes`` is the gateway's own, and what ``_life`` says."""
     return {
         "id": key.id,
         "object": "organization.admin_api_key",
@@ -33,9 +35,24 @@ def admin_key_json(key: pb.Key) -> Json:
         "redacted_value": key.redacted_value,
         "created_at": seconds(key.created_at),
         "expires_at": seconds_or_none(key, "expires_at"),
-        "last_used_at": None,
+        "last_used_at": seconds_or_none(key, "last_used_at"),
         "owner": _admin_owner(key),
         "scopes": list(key.scopes),
+        **_life(key),
+    }
+
+
+def _life(key: pb.Key) -> Json:
+    """What the gateway adds to any key."""
+    return {
+        "status": "disabled" if key.HasField("disabled_at") else "active",
+        "disabled_at": seconds_or_none(key, "disabled_at"),
+        "rotated_at": seconds_or_none(key, "rotated_at"),
+        "former_secrets": [
+            {"redacted_value": secret.redacted_value, "ends_at": seconds(secret.ends_at)}
+            for secret in key.former_secrets
+        ],
+        "networks": list(key.networks_allowed),
     }
 
 
@@ -55,8 +72,8 @@ def _admin_owner(key: pb.Key) -> Json:
 
 
 def project_key_json(key: pb.Key) -> Json:
-    """One key of a project. ``scopes``, ``models``, ``tags`` and ``limits`` are the gateway's
-    own.
+    """One key of a project. ``scopes``, ``models``, ``denied_models``, ``tags`` and ``limits`` are
+    the gateway's own, and what ``_life`` says.
     """
     return {
         "id": key.id,
@@ -65,13 +82,15 @@ def project_key_json(key: pb.Key) -> Json:
         "redacted_value": key.redacted_value,
         "created_at": seconds(key.created_at),
         "expires_at": seconds_or_none(key, "expires_at"),
-        "last_used_at": None,
+        "last_used_at": seconds_or_none(key, "last_used_at"),
         "owner": _project_owner(key),
         "owner_project_access": "active",
         "scopes": list(key.scopes),
         "models": list(key.models_allowed),
+        "denied_models": list(key.models_denied),
         "tags": dict(key.tags),
         "limits": [_limit_json(limit) for limit in key.rate_limits],
+        **_life(key),
     }
 
 
@@ -126,6 +145,8 @@ def _create_project_key(asked: Asked) -> pb.CreateKeyRequest:
         tags=asked.mapping("tags"),
         rate_limits=_limits(asked),
         scopes=asked.texts("scopes"),
+        models_denied=asked.texts("denied_models"),
+        networks_allowed=asked.texts("networks"),
     )
 
 
@@ -144,17 +165,48 @@ def _create_admin_key(asked: Asked) -> pb.CreateKeyRequest:
         expires_in_seconds=expiry(asked),
         scopes=asked.texts("scopes"),
         owner_id=asked.text_or("user_id") or "",
+        networks_allowed=asked.texts("networks"),
+    )
+
+
+def _texts(asked: Asked, name: str) -> pb.KeyTexts | None:
+    """A list that may be set, or left as it is."""
+    values = asked.texts(name)
+    return None if values is None else pb.KeyTexts(values=values)
+
+
+def _update_key(asked: Asked) -> pb.UpdateKeyRequest:
+    """What may be changed of any key."""
+    scopes = asked.texts("scopes")
+    return pb.UpdateKeyRequest(
+        expires_in_seconds=asked.whole("expires_in_seconds"),
+        never_expires=asked.flag("never_expires"),
+        name=asked.text_or("name"),
+        scopes=None if scopes is None else pb.KeyScopes(names=scopes),
+        networks_allowed=_texts(asked, "networks"),
     )
 
 
 def _update_project_key(asked: Asked) -> pb.UpdateKeyRequest:
-    scopes = asked.texts("scopes")
-    return pb.UpdateKeyRequest(
-        id=asked.path["api_key_id"],
-        project_id=asked.path["project_id"],
-        expires_in_seconds=asked.whole("expires_in_seconds"),
-        scopes=None if scopes is None else pb.KeyScopes(names=scopes),
-    )
+    request = _update_key(asked)
+    request.id, request.project_id = asked.path["api_key_id"], asked.path["project_id"]
+    if asked.has("limits"):
+        request.rate_limits.CopyFrom(pb.KeyRateLimits(values=_limits(asked)))
+    if asked.has("tags"):
+        request.tags.CopyFrom(pb.KeyTags(values=asked.mapping("tags")))
+    for field, models in (
+        (request.models_allowed, _texts(asked, "models")),
+        (request.models_denied, _texts(asked, "denied_models")),
+    ):
+        if models is not None:
+            field.CopyFrom(models)
+    return request
+
+
+def _update_admin_key(asked: Asked) -> pb.UpdateKeyRequest:
+    request = _update_key(asked)
+    request.id, request.kind = asked.path["key_id"], _ADMIN
+    return request
 
 
 def _list_project_keys(asked: Asked) -> pb.ListKeysRequest:
@@ -218,6 +270,15 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
             id=asked.path["key_id"], kind=_ADMIN, live_only=True
         ),
         response=pb.GetKeyResponse,
+        answer=lambda answer, _: admin_key_json(answer.key),
+    ),
+    Route(
+        name="admin_api_keys.update",
+        method="POST",
+        path=f"{ADMIN_KEYS}/{{key_id}}",
+        rpc="KeyService/UpdateKey",
+        request=_update_admin_key,
+        response=pb.UpdateKeyResponse,
         answer=lambda answer, _: admin_key_json(answer.key),
     ),
     Route(

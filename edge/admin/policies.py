@@ -11,6 +11,7 @@ from onegate.auth.v1 import project_policy_service_pb2 as pb
 
 RATE_LIMITS: Final = f"{PROJECT}/rate_limits"
 MODELS: Final = f"{PROJECT}/model_permissions"
+ORGANIZATION_MODELS: Final = "/v1/organization/model_permissions"
 RETENTION: Final = "/v1/organization/data_retention"
 PROJECT_RETENTION: Final = f"{PROJECT}/data_retention"
 UNLIMITED: Final = 10**12
@@ -24,6 +25,9 @@ _NUMBERS: Final = {
     "max_audio_megabytes_per_1_minute": "audio_megabytes_per_minute",
     "max_requests_per_1_day": "requests_per_day",
     "batch_1_day_max_input_tokens": "batch_input_tokens_per_day",
+    # The gateway's own.
+    "max_tokens_per_1_day": "tokens_per_day",
+    "max_concurrent_calls": "concurrent_calls",
 }
 _ALWAYS: Final = ("max_requests_per_1_minute", "max_tokens_per_1_minute")
 _MODES: Final = {
@@ -49,13 +53,20 @@ def limit_json(limit: pb.ProjectRateLimit) -> Json:
     }
 
 
-def _update_limit(asked: Asked) -> pb.UpdateProjectRateLimitRequest:
+def limit_numbers(asked: Asked) -> pb.ProjectRateLimit:
+    """The numbers that a request sets."""
     limit = pb.ProjectRateLimit(id=asked.path["rate_limit_id"])
     for shown, name in _NUMBERS.items():
         value = asked.whole(shown)
         if value is not None:
             setattr(limit, name, value)
-    return pb.UpdateProjectRateLimitRequest(project_id=asked.path["project_id"], rate_limit=limit)
+    return limit
+
+
+def _update_limit(asked: Asked) -> pb.UpdateProjectRateLimitRequest:
+    return pb.UpdateProjectRateLimitRequest(
+        project_id=asked.path["project_id"], rate_limit=limit_numbers(asked)
+    )
 
 
 def _list_limits(asked: Asked) -> pb.ListProjectRateLimitsRequest:
@@ -66,13 +77,22 @@ def _list_limits(asked: Asked) -> pb.ListProjectRateLimitsRequest:
     )
 
 
-def models_json(permissions: pb.ModelPermissions) -> Json:
-    """A project's model permissions."""
+def models_json(permissions: pb.ModelPermissions, asked: Asked) -> Json:
+    """Model permissions of a project, or of the organisation, which is the gateway's own."""
     return {
-        "object": "project.model_permissions",
+        "object": _models_object(asked),
         "mode": _MODE_NAMES[permissions.mode],
         "model_ids": list(permissions.models),
     }
+
+
+def _models_object(asked: Asked) -> str:
+    level = "project" if "project_id" in asked.path else "organization"
+    return f"{level}.model_permissions"
+
+
+def _project_of(asked: Asked) -> str:
+    return asked.path.get("project_id", "")
 
 
 def _update_models(asked: Asked) -> pb.UpdateModelPermissionsRequest:
@@ -83,9 +103,7 @@ def _update_models(asked: Asked) -> pb.UpdateModelPermissionsRequest:
     if models is None:
         raise refused("model_ids", "must be set")
     permissions = pb.ModelPermissions(mode=_MODES[mode], models=models)
-    return pb.UpdateModelPermissionsRequest(
-        project_id=asked.path["project_id"], permissions=permissions
-    )
+    return pb.UpdateModelPermissionsRequest(project_id=_project_of(asked), permissions=permissions)
 
 
 def _retention_json(word: str, asked: Asked) -> Json:
@@ -124,32 +142,46 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         response=pb.UpdateProjectRateLimitResponse,
         answer=lambda answer, _: limit_json(answer.rate_limit),
     ),
-    Route(
-        name="model_permissions.get",
-        method="GET",
-        path=MODELS,
-        rpc=f"{_SERVICE}/GetModelPermissions",
-        request=lambda asked: pb.GetModelPermissionsRequest(project_id=asked.path["project_id"]),
-        response=pb.GetModelPermissionsResponse,
-        answer=lambda answer, _: models_json(answer.permissions),
-    ),
-    Route(
-        name="model_permissions.update",
-        method="POST",
-        path=MODELS,
-        rpc=f"{_SERVICE}/UpdateModelPermissions",
-        request=_update_models,
-        response=pb.UpdateModelPermissionsResponse,
-        answer=lambda answer, _: models_json(answer.permissions),
-    ),
-    Route(
-        name="model_permissions.delete",
-        method="DELETE",
-        path=MODELS,
-        rpc=f"{_SERVICE}/DeleteModelPermissions",
-        request=lambda asked: pb.DeleteModelPermissionsRequest(project_id=asked.path["project_id"]),
-        response=pb.DeleteModelPermissionsResponse,
-        answer=lambda _answer, _: {"object": "project.model_permissions.deleted", "deleted": True},
+    *(
+        route
+        for name, path in (
+            ("model_permissions", MODELS),
+            ("organization.model_permissions", ORGANIZATION_MODELS),
+        )
+        for route in (
+            Route(
+                name=f"{name}.get",
+                method="GET",
+                path=path,
+                rpc=f"{_SERVICE}/GetModelPermissions",
+                request=lambda asked: pb.GetModelPermissionsRequest(project_id=_project_of(asked)),
+                response=pb.GetModelPermissionsResponse,
+                answer=lambda answer, asked: models_json(answer.permissions, asked),
+            ),
+            Route(
+                name=f"{name}.update",
+                method="POST",
+                path=path,
+                rpc=f"{_SERVICE}/UpdateModelPermissions",
+                request=_update_models,
+                response=pb.UpdateModelPermissionsResponse,
+                answer=lambda answer, asked: models_json(answer.permissions, asked),
+            ),
+            Route(
+                name=f"{name}.delete",
+                method="DELETE",
+                path=path,
+                rpc=f"{_SERVICE}/DeleteModelPermissions",
+                request=lambda asked: pb.DeleteModelPermissionsRequest(
+                    project_id=_project_of(asked)
+                ),
+                response=pb.DeleteModelPermissionsResponse,
+                answer=lambda _answer, asked: {
+                    "object": f"{_models_object(asked)}.deleted",
+                    "deleted": True,
+                },
+            ),
+        )
     ),
     *(
         route

@@ -6,7 +6,9 @@ from edge.admin import (
     audit,
     data_policies,
     groups,
+    key_life,
     keys,
+    limits,
     people,
     policies,
     projects,
@@ -18,6 +20,8 @@ from edge.admin.route import AnyRoute
 ROUTES: Final[tuple[AnyRoute, ...]] = (
     *projects.ROUTES,
     *keys.ROUTES,
+    *key_life.ROUTES,
+    *limits.ROUTES,
     *service_accounts.ROUTES,
     *policies.ROUTES,
     *data_policies.ROUTES,

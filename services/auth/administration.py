@@ -20,11 +20,12 @@ from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import error_pb2
 from runtime import apikeys
 from runtime.errors import GatewayError, reason_name
+from runtime.networks import is_inside
 from runtime.rpc import OPERATOR_KEY, require_operator
 from runtime.rpc_server import metadata_of
 from runtime.secrets import Secret
 from services.auth import audit, key_rows, keys, rights_rows
-from services.auth.identity import Identity
+from services.auth.identity import Identity, NewSecret
 from services.auth.objects import AuditHeadRecord, AuditRecord, UserRecord
 from services.auth.permissions import OPERATIONS, OPERATOR, Rights
 from services.auth.records import (
@@ -49,6 +50,11 @@ REFUSALS_LOGGED_MAX: Final = 60
 
 CALLERS_MAX: Final = 10_000
 """Of how many keys refusals are counted in a minute; those of any more are not logged."""
+
+_LOGGED: Final = frozenset(
+    {error_pb2.ERROR_REASON_SCOPE_MISSING, error_pb2.ERROR_REASON_ADDRESS_FORBIDDEN}
+)
+"""Which refusals are logged."""
 
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f.:]{2,45}", re.ASCII)
 _BEARER: Final = re.compile(r"bearer +(\S+)", re.IGNORECASE)
@@ -90,8 +96,8 @@ class Deed:
         self.scope: str | None = caller.organization or None
 
     def enter(self) -> None:
-        """Finds out who calls. Raises INVALID_API_KEY, KEY_EXPIRED, or SCOPE_MISSING for a key
-        that calls models.
+        """Finds out who calls. Raises INVALID_API_KEY, KEY_EXPIRED, KEY_DISABLED,
+        ADDRESS_FORBIDDEN, or SCOPE_MISSING for a key that calls models.
         """
         if self._caller.mac is None:
             if self.scope and self.session.find(OrganizationRecord, {"id": self.scope}) is None:
@@ -103,13 +109,19 @@ class Deed:
         if lineage is None and is_admin:
             raise keys.invalid_key()
         if lineage is not None:
-            keys.check_alive(lineage.key, now=self.now)
+            keys.check_alive(lineage.key, now=self.now, secret_ends_at=lineage.secret_ends_at)
             self.key = lineage.key
             self.scope = lineage.organization.id
         if lineage is None or not is_admin:
             raise GatewayError(
                 error_pb2.ERROR_REASON_SCOPE_MISSING,
                 "This key calls models; administration needs an admin key (sk-og-admin-…).",
+            )
+        networks = lineage.key.policy.networks
+        if networks and not is_inside(self._caller.address, networks):
+            raise GatewayError(
+                error_pb2.ERROR_REASON_ADDRESS_FORBIDDEN,
+                f"This key does not work from {self._caller.address or 'an unknown address'}.",
             )
         self.rights, self.user = rights_rows.rights_of(self.session, lineage.key)
 
@@ -164,6 +176,10 @@ class Deed:
     def mint(self, asked: NewKey) -> tuple[str, KeyDraft]:
         """A new secret and what may be kept of it."""
         return self._identity.mint(asked, self.scope)
+
+    def new_secret(self, kind: apikeys.KeyKind) -> NewSecret:
+        """A new secret for a key that there is."""
+        return self._identity.new_secret(kind)
 
     def note(
         self,
@@ -275,7 +291,7 @@ class Administration:
         try:
             answer: T = await transact(done)
         except GatewayError as error:
-            if error.reason == error_pb2.ERROR_REASON_SCOPE_MISSING and self._is_news(caller):
+            if error.reason in _LOGGED and self._is_news(caller):
                 await self._log_refusal(caller, deeds[-1].operation, error)
             raise
         return answer

@@ -1,7 +1,6 @@
 """The open store together with the pepper that its keys are kept under, and how a key is made."""
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field
 
 from runtime import apikeys
 from runtime.clock import Clock, Entropy, uuid7
@@ -11,6 +10,15 @@ from runtime.sql import open_configured
 from services.auth import keys
 from services.auth.records import KeyDraft, NewKey, Store
 from services.auth.store import SqlStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewSecret:
+    """A secret, to be shown once, and what may be kept of it."""
+
+    value: str = field(repr=False)
+    mac: bytes
+    redacted_value: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,18 +40,25 @@ class Identity:
         unix_ms = int(self.clock.now().timestamp() * 1000)
         return f"{prefix}_{uuid7(unix_ms, self.entropy).replace('-', '')}"
 
+    def new_secret(self, kind: apikeys.KeyKind) -> NewSecret:
+        """A new secret of this kind."""
+        value = apikeys.mint(kind, self.entropy)
+        return NewSecret(
+            value=value,
+            mac=self.mac(apikeys.digest(value)),
+            redacted_value=apikeys.redact(value),
+        )
+
     def mint(self, asked: NewKey, organization_id: str | None) -> tuple[str, KeyDraft]:
         """A new secret, to be shown once, and what may be kept of it."""
-        secret = apikeys.mint(asked.kind, self.entropy)
-        now = self.clock.now()
-        return secret, KeyDraft(
+        secret = self.new_secret(asked.kind)
+        return secret.value, KeyDraft(
             id=self.new_id("key"),
             organization_id=organization_id,
-            mac=self.mac(apikeys.digest(secret)),
-            redacted_value=apikeys.redact(secret),
+            mac=secret.mac,
+            redacted_value=secret.redacted_value,
             asked=asked,
-            now=now,
-            expires_at=_expiry(asked, now),
+            now=self.clock.now(),
         )
 
 
@@ -78,7 +93,3 @@ async def _check_pepper(identity: Identity, pepper_file: str) -> None:
             f"{pepper_file} is not the pepper that the keys in the database were stored under:"
             " put the old file back, or no key will work."
         )
-
-
-def _expiry(asked: NewKey, now: datetime) -> datetime | None:
-    return None if asked.expires_in_s is None else now + timedelta(seconds=asked.expires_in_s)

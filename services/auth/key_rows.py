@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError
+from services.auth import lifetimes
 from services.auth.policy import Policy, to_json
 from services.auth.records import (
     Change,
@@ -30,6 +31,9 @@ from services.auth.records import (
     Session,
     Slice,
 )
+
+ORGANIZATION_KEYS_AT_ONCE: Final = 1_000
+"""How many keys of an organisation are read at once."""
 
 KEYS_MAX: Final = 100_000
 """How many live keys one project or principal may have; one more is refused."""
@@ -133,13 +137,19 @@ def keep_project(session: Session, project: ProjectRecord, *, now: datetime) -> 
 def keep_organization(
     session: Session, organization: OrganizationRecord, *, now: datetime
 ) -> OrganizationRecord:
-    """Keeps a changed organisation; every live key of it gets a new version."""
+    """Keeps a changed organisation; every live key of it is told as changed."""
     revision = session.next_revision()
     kept = replace(organization, version=revision)
     session.replace(kept)
-    live = live_keys(session, {"organization_id": organization.id})
-    session.log([Change(revision=revision, key_id=key.id, revoked=False) for key in live], now)
-    return kept
+    where = {"organization_id": organization.id, "revoked_at": None}
+    after: str | None = None
+    while True:
+        part = Slice(size=ORGANIZATION_KEYS_AT_ONCE, after=after, ascending=True)
+        live = session.select(KeyRecord, where, part)
+        session.log([Change(revision=revision, key_id=key.id, revoked=False) for key in live], now)
+        if len(live) < ORGANIZATION_KEYS_AT_ONCE:
+            return kept
+        after = live[-1].id
 
 
 def live_keys(session: Session, where: Mapping[str, object]) -> list[KeyRecord]:
@@ -151,15 +161,18 @@ def add_key(session: Session, draft: KeyDraft) -> tuple[KeyRecord, bool]:
     """Keeps a key; with ``False`` the one that the same request made earlier.
 
     Raises NOT_FOUND for the project, IDEMPOTENCY_MISMATCH when another request had the id,
-    CONFLICT for an archived project.
+    CONFLICT for an archived project, INVALID_REQUEST for a longer life than keys may have.
     """
     asked = draft.asked
-    organization_id, project_id = _place(session, draft)
+    organization_id, project = _place(session, draft)
+    project_id = project.id if project else None
     fingerprint = _fingerprint(asked)
     if asked.request_id:
         earlier = _earlier(session, organization_id, asked.request_id, fingerprint)
         if earlier is not None:
             return earlier, False
+    levels = levels_of(session, organization_id, project)
+    expires_at = lifetimes.first_expiry(levels, asked.expires_in_s, draft.now)
     revision = session.next_revision()
     key = KeyRecord(
         id=draft.id,
@@ -172,7 +185,7 @@ def add_key(session: Session, draft: KeyDraft) -> tuple[KeyRecord, bool]:
         policy=asked.policy,
         version=revision,
         created_at=draft.now,
-        expires_at=draft.expires_at,
+        expires_at=expires_at,
         revoked_at=None,
     )
     session.insert(key, {"created_revision": revision, "mac": draft.mac})
@@ -182,11 +195,13 @@ def add_key(session: Session, draft: KeyDraft) -> tuple[KeyRecord, bool]:
     return key, True
 
 
-def keep_key(session: Session, key: KeyRecord, *, now: datetime) -> KeyRecord:
-    """Keeps a changed key."""
+def keep_key(
+    session: Session, key: KeyRecord, *, now: datetime, mac: bytes | None = None
+) -> KeyRecord:
+    """Keeps a changed key; ``mac`` is of a new secret, when it has one."""
     revision = session.next_revision()
     kept = replace(key, version=revision)
-    session.replace(kept)
+    session.replace(kept, None if mac is None else {"mac": mac})
     revoked = key.revoked_at is not None
     session.log([Change(revision=revision, key_id=key.id, revoked=revoked)], now)
     return kept
@@ -219,7 +234,16 @@ def wanted_keys(wanted: KeyFilter) -> dict[str, object]:
     return where
 
 
-def _place(session: Session, draft: KeyDraft) -> tuple[str, str | None]:
+def levels_of(
+    session: Session, organization_id: str, project: ProjectRecord | None
+) -> list[OrganizationRecord | ProjectRecord]:
+    """What a key inherits from, the widest level first."""
+    organization = session.find(OrganizationRecord, {"id": organization_id})
+    found: list[OrganizationRecord | ProjectRecord | None] = [organization, project]
+    return [level for level in found if level is not None]
+
+
+def _place(session: Session, draft: KeyDraft) -> tuple[str, ProjectRecord | None]:
     """The organisation and project that a new key belongs to."""
     if draft.asked.kind == grant_pb2.KEY_KIND_ADMIN:
         return draft.organization_id or first_organization(session), None
@@ -236,7 +260,7 @@ def _place(session: Session, draft: KeyDraft) -> tuple[str, str | None]:
             param="project_id",
         )
     check_active(projects[0])
-    return projects[0].organization_id, projects[0].id
+    return projects[0].organization_id, projects[0]
 
 
 def check_active(project: ProjectRecord) -> None:

@@ -15,7 +15,9 @@ from onegate.auth.v1 import grant_pb2, key_service_pb2, project_service_pb2
 from onegate.common.v1 import error_pb2
 from runtime.apikeys import KeyKind
 from runtime.errors import GatewayError
+from runtime.networks import normalised
 from services.auth.data_policy import policy_of
+from services.auth.objects import FormerSecretRecord
 from services.auth.permissions import checked_permissions
 from services.auth.policy import NOTHING, Policy, RateLimit, effective
 from services.auth.records import KeyRecord, Lineage, NewKey, ProjectRecord
@@ -38,15 +40,33 @@ TAGS_MAX: Final = 16
 TAG_NAME_CHARS_MAX: Final = 64
 TAG_VALUE_CHARS_MAX: Final = 512
 
+NETWORKS_MAX: Final = 50
+ENDPOINTS: Final = (
+    *("audio", "batches", "chat", "completions", "embeddings", "images", "moderations", "rerank"),
+    "responses",
+)
+"""The families of endpoints that call models: ``model.chat.request`` allows one of them."""
+
+_SCOPES: Final = (
+    "model.request",
+    "model.read",
+    *(f"model.{endpoint}.request" for endpoint in ENDPOINTS),
+)
 INFERENCE_SCOPES: Final[Mapping[str, str]] = {
-    "model.request": "model.request",
-    "model.read": "model.read",
-    "api.model.request": "model.request",
-    "api.model.read": "model.read",
+    **{scope: scope for scope in _SCOPES},
+    **{f"api.{scope}": scope for scope in _SCOPES},
     "api.all.read": "model.read",
 }
 """What a project's key may be held to: the scopes' names, and OpenAI's words for them."""
 
+_WINDOWED: Final = frozenset(
+    {
+        grant_pb2.RATE_METER_REQUESTS,
+        grant_pb2.RATE_METER_TOKENS,
+        grant_pb2.RATE_METER_IMAGES,
+        grant_pb2.RATE_METER_AUDIO_MEGABYTES,
+    }
+)
 _PATTERN: Final = re.compile(r"[0-9A-Za-z*._:/@+~-]+", re.ASCII)
 
 
@@ -60,15 +80,28 @@ def pepper_fingerprint(pepper: bytes) -> bytes:
     return hmac.digest(pepper, b"onegate auth pepper", "sha256")
 
 
-def check_alive(key: KeyRecord, *, now: datetime) -> None:
-    """Raises INVALID_API_KEY for a revoked key and KEY_EXPIRED for one that is past its time."""
+def check_alive(key: KeyRecord, *, now: datetime, secret_ends_at: datetime | None = None) -> None:
+    """Raises INVALID_API_KEY for a revoked key, KEY_DISABLED for a disabled one and KEY_EXPIRED for
+    one that is past its time, or whose secret was replaced and is past its own.
+    """
     if key.revoked_at is not None:
         raise invalid_key()
-    if key.expires_at is not None and key.expires_at <= now:
+    if key.disabled_at is not None:
+        raise GatewayError(
+            error_pb2.ERROR_REASON_KEY_DISABLED,
+            "This API key is disabled. Ask an administrator to enable it, or use another one.",
+        )
+    end = earlier(key.expires_at, secret_ends_at)
+    if end is not None and end <= now:
         raise GatewayError(
             error_pb2.ERROR_REASON_KEY_EXPIRED,
             "This API key has expired. Ask an administrator for a new one.",
         )
+
+
+def earlier(one: datetime | None, other: datetime | None) -> datetime | None:
+    """The earlier of two moments; ``None`` is never."""
+    return min((moment for moment in (one, other) if moment is not None), default=None)
 
 
 def invalid_key() -> GatewayError:
@@ -92,7 +125,7 @@ def grant(lineage: Lineage, classes: tuple[str, ...]) -> grant_pb2.Grant:
         principal_id=key.principal_id,
         kind=key.kind,
         version=max(key.version, project.version if project else 0, organization.version),
-        expires_at=timestamp(key.expires_at),
+        expires_at=timestamp(earlier(key.expires_at, lineage.secret_ends_at)),
         models_allowed=() if is_admin else rights.models_allowed,
         models_denied=(NOTHING,) if is_admin else rights.models_denied,
         scopes=(ADMIN_SCOPE,) if is_admin else rights.scopes,
@@ -102,11 +135,15 @@ def grant(lineage: Lineage, classes: tuple[str, ...]) -> grant_pb2.Grant:
         data_policy=(
             None if is_admin else policy_of(organization, project, key.policy.data, classes)
         ),
+        networks_allowed=key.policy.networks if is_admin else rights.networks,
+        disabled=key.disabled_at is not None,
     )
 
 
 def key_message(
-    key: KeyRecord, owner: key_service_pb2.KeyOwner | None = None
+    key: KeyRecord,
+    owner: key_service_pb2.KeyOwner | None = None,
+    former: Iterable[FormerSecretRecord] = (),
 ) -> key_service_pb2.Key:
     """The key as administrators see it: its own policy, not what it inherits."""
     return key_service_pb2.Key(
@@ -125,6 +162,17 @@ def key_message(
         version=key.version,
         scopes=key.policy.scopes,
         owner=owner,
+        disabled_at=timestamp(key.disabled_at),
+        last_used_at=timestamp(key.last_used_at),
+        models_denied=key.policy.models_denied,
+        networks_allowed=key.policy.networks,
+        former_secrets=[
+            key_service_pb2.FormerSecret(
+                redacted_value=secret.redacted_value, ends_at=timestamp(secret.ends_at)
+            )
+            for secret in former
+        ],
+        rotated_at=timestamp(key.rotated_at),
     )
 
 
@@ -149,7 +197,7 @@ def new_key(request: key_service_pb2.CreateKeyRequest) -> NewKey:
     if len(request.request_id) > REQUEST_ID_CHARS_MAX:
         raise _refused("request_id", f"must have at most {REQUEST_ID_CHARS_MAX} characters")
     if kind == grant_pb2.KEY_KIND_ADMIN:
-        for field in ("project_id", "models_allowed", "rate_limits"):
+        for field in ("project_id", "models_allowed", "models_denied", "rate_limits"):
             if getattr(request, field):
                 raise _refused(field, "must be left out: an admin key calls no models")
     return NewKey(
@@ -159,9 +207,11 @@ def new_key(request: key_service_pb2.CreateKeyRequest) -> NewKey:
         expires_in_s=request.expires_in_seconds or None,
         policy=Policy(
             models_allowed=checked_patterns(request.models_allowed, "models_allowed"),
-            rate_limits=_limits(request.rate_limits),
-            tags=_tags(request.tags),
+            models_denied=checked_patterns(request.models_denied, "models_denied"),
+            rate_limits=checked_limits(request.rate_limits),
+            tags=checked_tags(request.tags),
             scopes=checked_scopes(request.scopes, kind),
+            networks=checked_networks(request.networks_allowed),
         ),
         request_id=request.request_id,
     )
@@ -218,7 +268,21 @@ def check_pattern(param: str, pattern: str) -> None:
         raise _refused(param, f"must have at most {PATTERN_STARS_MAX} stars")
 
 
-def _limits(limits: Iterable[grant_pb2.RateLimit]) -> tuple[RateLimit, ...]:
+def checked_networks(networks: Iterable[str]) -> tuple[str, ...]:
+    """Networks as they are kept, each once. Raises INVALID_REQUEST."""
+    found: dict[str, None] = {}
+    for place, text in enumerate(networks):
+        try:
+            found[normalised(text)] = None
+        except ValueError as error:
+            raise _refused(f"networks_allowed[{place}]", str(error)) from None
+    if len(found) > NETWORKS_MAX:
+        raise _refused("networks_allowed", f"must have at most {NETWORKS_MAX} entries")
+    return tuple(found)
+
+
+def checked_limits(limits: Iterable[grant_pb2.RateLimit]) -> tuple[RateLimit, ...]:
+    """A key's own limits. Raises INVALID_REQUEST."""
     found = tuple(_limit(f"rate_limits[{place}]", limit) for place, limit in enumerate(limits))
     if len(found) > RATE_LIMITS_MAX:
         raise _refused("rate_limits", f"must have at most {RATE_LIMITS_MAX} entries")
@@ -228,9 +292,10 @@ def _limits(limits: Iterable[grant_pb2.RateLimit]) -> tuple[RateLimit, ...]:
 
 
 def _limit(param: str, limit: grant_pb2.RateLimit) -> RateLimit:
-    windowed = limit.meter in (grant_pb2.RATE_METER_REQUESTS, grant_pb2.RATE_METER_TOKENS)
+    windowed = limit.meter in _WINDOWED
     if not windowed and limit.meter != grant_pb2.RATE_METER_CONCURRENCY:
-        raise _refused(f"{param}.meter", "must be REQUESTS, TOKENS or CONCURRENCY")
+        words = "REQUESTS, TOKENS, IMAGES, AUDIO_MEGABYTES or CONCURRENCY"
+        raise _refused(f"{param}.meter", f"must be {words}")
     if not 1 <= limit.amount <= RATE_AMOUNT_MAX:
         raise _refused(
             f"{param}.amount",
@@ -253,7 +318,8 @@ def _limit(param: str, limit: grant_pb2.RateLimit) -> RateLimit:
     )
 
 
-def _tags(tags: Mapping[str, str]) -> Mapping[str, str]:
+def checked_tags(tags: Mapping[str, str]) -> Mapping[str, str]:
+    """Tags as they are kept. Raises INVALID_REQUEST."""
     if len(tags) > TAGS_MAX:
         raise _refused("tags", f"must have at most {TAGS_MAX} entries")
     for name, value in tags.items():

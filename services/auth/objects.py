@@ -122,6 +122,19 @@ class ServiceAccountRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FormerSecretRecord:
+    """A secret that a rotation has replaced; ``mac`` is the HMAC of its digest in hexadecimal."""
+
+    id: str
+    organization_id: str
+    key_id: str
+    mac: str
+    redacted_value: str
+    created_at: datetime
+    ends_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimitRecord:
     """What a project may call of one model pattern; ``None`` is no limit."""
 
@@ -135,6 +148,8 @@ class RateLimitRecord:
     audio_megabytes_per_minute: int | None
     requests_per_day: int | None
     batch_input_tokens_per_day: int | None
+    tokens_per_day: int | None = None
+    concurrent_calls: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

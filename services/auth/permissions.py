@@ -146,12 +146,19 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
             "list get",
             create="api_key.created",
             update="api_key.updated",
+            rotate="api_key.updated",
+            disable="api_key.updated",
+            enable="api_key.updated",
             revoke="api_key.deleted",
         ),
         **_family(
             "admin_api_keys",
             "list get",
             create="tenant.admin_api_key.created",
+            update="tenant.admin_api_key.updated",
+            rotate="tenant.admin_api_key.updated",
+            disable="tenant.admin_api_key.updated",
+            enable="tenant.admin_api_key.updated",
             revoke="tenant.admin_api_key.deleted",
         ),
         **_family(
@@ -164,8 +171,28 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
         **_borrowed(
             _family("service_accounts.api_keys", "", create="api_key.created"), "service_accounts"
         ),
-        **_family("rate_limits", "list", update="rate_limit.updated"),
+        **_family("rate_limits", "list", update="rate_limit.updated", delete="rate_limit.deleted"),
+        **_family(
+            "organization.rate_limits",
+            "list",
+            update="rate_limit.updated",
+            delete="rate_limit.deleted",
+        ),
+        **_borrowed(
+            _family(
+                "api_keys.rate_limits", "list", update="api_key.updated", delete="api_key.updated"
+            ),
+            "api_keys",
+        ),
         **_family("model_permissions", "get", update="project.updated", delete="project.updated"),
+        **_family(
+            "organization.model_permissions",
+            "get",
+            update="organization.updated",
+            delete="organization.updated",
+        ),
+        **_borrowed(_family("key_policy", "get", update="organization.updated"), "projects"),
+        **_borrowed(_family("projects.key_policy", "get", update="project.updated"), "projects"),
         **_family("data_retention", "get", update="organization.updated"),
         **_family("projects.data_retention", "get", update="project.updated"),
         # Who sets how long data may be kept sets what else holds for it.

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from onegate.auth.v1 import grant_pb2
+from runtime import networks
 from runtime.patterns import covers
 from services.auth import data_rules
 from services.auth.data_rules import DataRule
@@ -49,6 +50,7 @@ class Policy:
         tags: of usage rows; the level nearest to the key wins.
         scopes: what may be done at most; empty leaves it to the kind of key.
         data: what is demanded of whoever is given the data; all of it holds together.
+        networks: from where keys work, in CIDR notation; empty for everywhere.
     """
 
     models_allowed: tuple[str, ...] = ()
@@ -57,6 +59,7 @@ class Policy:
     tags: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     scopes: tuple[str, ...] = ()
     data: tuple[DataRule, ...] = ()
+    networks: tuple[str, ...] = ()
 
 
 def narrow(parent: Policy, child: Policy) -> Policy:
@@ -72,8 +75,12 @@ def narrow(parent: Policy, child: Policy) -> Policy:
         tags={**parent.tags, **child.tags},
         scopes=_scopes(parent.scopes, child.scopes),
         data=tuple(dict.fromkeys((*parent.data, *child.data))),
+        networks=networks.intersection(parent.networks, child.networks),
     )
 
+
+CALL_SCOPE: Final = "model.request"
+"""Allows every endpoint that calls models; ``model.chat.request`` allows one of them."""
 
 NO_SCOPE: Final = "none"
 """A scope that nothing asks for: an empty list of scopes would leave all to the kind of key."""
@@ -83,7 +90,15 @@ def _scopes(parent: tuple[str, ...], child: tuple[str, ...]) -> tuple[str, ...]:
     """The scopes that both say; one that says nothing leaves it to the other."""
     if not parent or not child:
         return parent or child
-    return tuple(scope for scope in child if scope in parent) or (NO_SCOPE,)
+    found = [scope for scope in child if _says(parent, scope)]
+    found += [scope for scope in parent if _says(child, scope)]
+    return tuple(dict.fromkeys(found)) or (NO_SCOPE,)
+
+
+def _says(scopes: tuple[str, ...], scope: str) -> bool:
+    """Whether one of the scopes is this one, or holds it."""
+    is_call = scope.startswith("model.") and scope.endswith(".request")
+    return scope in scopes or (is_call and CALL_SCOPE in scopes)
 
 
 def effective(*levels: Policy) -> Policy:
@@ -165,7 +180,7 @@ def _joined(done: str, more: str) -> str:
 
 
 _FIELDS: Final = frozenset(
-    {"models_allowed", "models_denied", "rate_limits", "tags", "scopes", "data"}
+    {"models_allowed", "models_denied", "rate_limits", "tags", "scopes", "data", "networks"}
 )
 
 
@@ -178,6 +193,7 @@ def to_json(policy: Policy) -> str:
         "tags": dict(policy.tags),
         "scopes": list(policy.scopes),
         "data": [data_rules.to_fields(rule) for rule in policy.data],
+        "networks": list(policy.networks),
     }
     return json.dumps({name: value for name, value in fields.items() if value}, sort_keys=True)
 
@@ -197,6 +213,7 @@ def from_json(text: str) -> Policy:
         tags=fields.get("tags", {}),
         scopes=tuple(fields.get("scopes", ())),
         data=tuple(map(data_rules.from_fields, fields.get("data", ()))),
+        networks=tuple(fields.get("networks", ())),
     )
 
 

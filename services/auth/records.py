@@ -18,7 +18,16 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrganizationRecord:
-    """An organisation as it is kept. ``retention`` is OpenAI's word; empty when not set."""
+    """An organisation as it is kept.
+
+    Args:
+        policy: what all its keys are held to.
+        retention: OpenAI's word for how long data may be kept; empty when not set.
+        model_mode: ``allow`` or ``deny`` the ``models``; empty when nobody said.
+        key_lifetime_max_s: the longest that a key's secret may work; ``None`` for no limit.
+        key_lifetime_s: how long a key works whose maker does not say; ``None`` for as long as may
+            be.
+    """
 
     id: str
     name: str
@@ -26,6 +35,10 @@ class OrganizationRecord:
     version: int
     created_at: datetime
     retention: str = ""
+    model_mode: str = ""
+    models: tuple[str, ...] = ()
+    key_lifetime_max_s: int | None = None
+    key_lifetime_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,11 +46,14 @@ class ProjectRecord:
     """A project as it is kept.
 
     Args:
-        policy: what follows from its model permissions and rate limits.
+        policy: what follows from its model permissions and rate limits, and what is said of keys.
         archived_at: when it ended for good; ``None`` while it is active.
         residency: OpenAI's word for where data may be; empty for anywhere.
         retention: OpenAI's word for how long; empty for what the organisation says.
         model_mode: ``allow`` or ``deny`` the ``models``; empty when nobody said.
+        key_lifetime_max_s: the longest that a key's secret may work; ``None`` for no limit.
+        key_lifetime_s: how long a key works whose maker does not say; ``None`` for as long as may
+            be.
     """
 
     id: str
@@ -51,12 +67,20 @@ class ProjectRecord:
     retention: str = ""
     model_mode: str = ""
     models: tuple[str, ...] = ()
+    key_lifetime_max_s: int | None = None
+    key_lifetime_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyRecord:
-    """A key as it is kept. ``project_id`` is ``None`` for an admin key; ``version`` is the
-    revision of its last change.
+    """A key as it is kept.
+
+    Args:
+        project_id: ``None`` for an admin key.
+        version: the revision of its last change.
+        disabled_at: since when it is refused, until somebody enables it.
+        last_used_at: to within a minute or so; ``None`` when it never was. No change of the key.
+        rotated_at: when its present secret was made; ``None`` for the first.
     """
 
     id: str
@@ -71,15 +95,21 @@ class KeyRecord:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    disabled_at: datetime | None = None
+    last_used_at: datetime | None = None
+    rotated_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lineage:
-    """A key and everything that it inherits from."""
+    """A key and everything that it inherits from. ``secret_ends_at`` is when the secret by which it
+    was found stops working; ``None`` for the key's present one.
+    """
 
     organization: OrganizationRecord
     project: ProjectRecord | None
     key: KeyRecord
+    secret_ends_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +196,6 @@ class KeyDraft:
     redacted_value: str
     asked: NewKey
     now: datetime
-    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,8 +258,18 @@ class Session(Protocol):
         """Keeps a new row; ``more`` are columns that no record shows."""
         ...
 
-    def replace(self, record: object) -> None:
-        """Keeps a row as the record has it, by its id."""
+    def replace(self, record: object, more: Mapping[str, object] | None = None) -> None:
+        """Keeps a row as the record has it, by its id; ``more`` are columns that no record
+        shows.
+        """
+        ...
+
+    def secret_mac(self, key_id: str) -> bytes:
+        """The HMAC of the digest of a key's present secret."""
+        ...
+
+    def note_use(self, key_id: str, used_at: datetime) -> None:
+        """Notes when a key was used; a later use that is known stays."""
         ...
 
     def delete(self, kind: type[object], where: Mapping[str, object]) -> None:

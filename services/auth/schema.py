@@ -85,3 +85,24 @@ AUDIT: Final = (
     f"CREATE TABLE audit_heads (id VARCHAR(64) PRIMARY KEY, sequence {_TIME}, mac {_ID})",
 )
 """The log of administration."""
+
+KEY_LIFE: Final = (
+    "ALTER TABLE keys ADD COLUMN disabled_at_us BIGINT",
+    "ALTER TABLE keys ADD COLUMN last_used_at_us BIGINT",
+    "ALTER TABLE keys ADD COLUMN rotated_at_us BIGINT",
+    "ALTER TABLE projects ADD COLUMN key_lifetime_max_s BIGINT",
+    "ALTER TABLE projects ADD COLUMN key_lifetime_s BIGINT",
+    "ALTER TABLE organizations ADD COLUMN key_lifetime_max_s BIGINT",
+    "ALTER TABLE organizations ADD COLUMN key_lifetime_s BIGINT",
+    "ALTER TABLE organizations ADD COLUMN model_mode VARCHAR(16) NOT NULL DEFAULT ''",
+    "ALTER TABLE organizations ADD COLUMN models TEXT NOT NULL DEFAULT '[]'",
+    "ALTER TABLE project_rate_limits ADD COLUMN tokens_per_day BIGINT",
+    "ALTER TABLE project_rate_limits ADD COLUMN concurrent_calls BIGINT",
+    (
+        f"CREATE TABLE former_secrets ({_OWN}, key_id {_ID} REFERENCES keys (id),"
+        f" mac VARCHAR(64) NOT NULL UNIQUE, redacted_value VARCHAR(32) NOT NULL,"
+        f" created_at_us {_TIME}, ends_at_us {_TIME})"
+    ),
+    "CREATE INDEX former_secrets_by_key ON former_secrets (key_id)",
+)
+"""Rotation, disabling, last use, lifetimes, and limits and models of whole organisations."""

@@ -4,8 +4,10 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
+from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from onegate.auth.v1 import (
@@ -27,8 +29,14 @@ from services.auth.administration import Administration, Context
 from services.auth.bootstrap import ensure_organization
 from services.auth.desks.table import DESKS
 from services.auth.identity import Identity, open_identity
-from services.auth.records import Lineage
+from services.auth.records import Lineage, Session
 from services.auth.watch import Feed
+
+USES_MAX: Final = 1_000
+"""Of how many keys a process may tell at once that they were used."""
+
+CLOCK_SKEW_S: Final = 3600.0
+"""By how much another process's clock may be ahead before what it tells is no time, in seconds."""
 
 STOP_GRACE_S: Final = 5.0
 """How long calls under way may take when the service stops, in seconds."""
@@ -67,6 +75,26 @@ class GrantService(grant_service_pb2_grpc.GrantServiceServicer):
     def _grant(self, lineage: Lineage) -> grant_pb2.Grant:
         return keys.grant(lineage, self._identity.data_classes)
 
+    async def ReportUse(
+        self, request: grant_service_pb2.ReportUseRequest, _context: Context
+    ) -> grant_service_pb2.ReportUseResponse:
+        """Notes when keys were used last. No change of the keys: nobody is told."""
+        if len(request.uses) > USES_MAX:
+            raise GatewayError(
+                error_pb2.ERROR_REASON_INVALID_REQUEST,
+                f"`uses` must have at most {USES_MAX} entries.",
+                param="uses",
+            )
+        now = self._identity.clock.now()
+        uses = {
+            use.key_id: min(datetime.fromtimestamp(max(use.used_at_s, 0), UTC), now)
+            for use in request.uses
+            if use.used_at_s <= now.timestamp() + CLOCK_SKEW_S
+        }
+        if uses:
+            await self._identity.store.change(partial(_note_uses, uses))
+        return grant_service_pb2.ReportUseResponse()
+
     async def WatchGrants(
         self, request: grant_service_pb2.WatchGrantsRequest, _context: Context
     ) -> AsyncGenerator[grant_service_pb2.WatchGrantsResponse, None]:
@@ -75,6 +103,11 @@ class GrantService(grant_service_pb2_grpc.GrantServiceServicer):
         async with aclosing(self._feed.watch(request.after_revision)) as news:
             async for response in news:
                 yield response
+
+
+def _note_uses(uses: Mapping[str, datetime], session: Session) -> None:
+    for key_id, used_at in uses.items():
+        session.note_use(key_id, used_at)
 
 
 async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:

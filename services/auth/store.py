@@ -217,6 +217,7 @@ MIGRATIONS: Final = (
     Migration(version=2, statements=schema.ADMINISTRATION),
     Migration(version=3, statements=schema.PEOPLE),
     Migration(version=4, statements=schema.AUDIT),
+    Migration(version=5, statements=schema.KEY_LIFE),
 )
 
 _TYPES: Final[Mapping[object, TypeEngine[Any]]] = {
@@ -265,6 +266,7 @@ _TABLE_OF: Final[Mapping[type[Any], Table]] = {
     ProjectRecord: PROJECTS,
     KeyRecord: KEYS,
     objects.ServiceAccountRecord: _table("service_accounts", objects.ServiceAccountRecord),
+    objects.FormerSecretRecord: _table("former_secrets", objects.FormerSecretRecord),
     objects.RateLimitRecord: _table("project_rate_limits", objects.RateLimitRecord),
     objects.UserRecord: _table("users", objects.UserRecord),
     objects.ProjectUserRecord: _table("project_users", objects.ProjectUserRecord),
@@ -338,11 +340,26 @@ class Session:
         values = {**_values(record), **(more or {})}
         self._connection.execute(insert(_TABLE_OF[type(record)]).values(values))
 
-    def replace(self, record: Any) -> None:
-        """Keeps a row as the record has it, by its id."""
+    def replace(self, record: Any, more: Mapping[str, object] | None = None) -> None:
+        """Keeps a row as the record has it, by its id; ``more`` are columns that no record
+        shows.
+        """
         table = _TABLE_OF[type(record)]
+        values = {**_values(record), **(more or {})}
+        self._connection.execute(update(table).where(table.c.id == record.id).values(values))
+
+    def secret_mac(self, key_id: str) -> bytes:
+        """The HMAC of the digest of a key's present secret."""
+        query = select(KEYS.c.mac).where(KEYS.c.id == key_id)
+        mac: bytes = self._connection.execute(query).scalar_one()
+        return mac
+
+    def note_use(self, key_id: str, used_at: datetime) -> None:
+        """Notes when a key was used; a later use that is known stays."""
+        known = KEYS.c.last_used_at_us
+        is_news = known.is_(None) | (known < used_at)
         self._connection.execute(
-            update(table).where(table.c.id == record.id).values(_values(record))
+            update(KEYS).where(KEYS.c.id == key_id, is_news).values(last_used_at_us=used_at)
         )
 
     def delete(self, kind: type[Any], where: Mapping[str, object]) -> None:
@@ -396,16 +413,27 @@ class Session:
 
     def lineage(self, mac: bytes) -> Lineage | None:
         """See :meth:`Store.find_lineage`."""
+        found = self._lineage(KEYS.c.mac == mac)
+        if found is None:
+            former = self.find(objects.FormerSecretRecord, {"mac": mac.hex()})
+            if former is not None:
+                found = self._lineage(KEYS.c.id == former.key_id, former.ends_at)
+        return found
+
+    def _lineage(
+        self, condition: ColumnElement[bool], secret_ends_at: datetime | None = None
+    ) -> Lineage | None:
         query = (
             select(KEYS, PROJECTS, ORGANIZATIONS)
             .join(ORGANIZATIONS, KEYS.c.organization_id == ORGANIZATIONS.c.id)
             .outerjoin(PROJECTS, KEYS.c.project_id == PROJECTS.c.id)
-            .where(KEYS.c.mac == mac)
+            .where(condition)
         )
         row = self._connection.execute(query).mappings().one_or_none()
         if row is None:
             return None
         return Lineage(
+            secret_ends_at=secret_ends_at,
             organization=_record(OrganizationRecord, row),
             project=None if row[PROJECTS.c.id] is None else _record(ProjectRecord, row),
             key=_record(KeyRecord, row),

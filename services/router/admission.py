@@ -5,8 +5,7 @@ To add a policy: one function, one line in ``POLICIES``, one error reason. Pure:
 or nothing out.
 """
 
-import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,17 +13,20 @@ from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError
 from runtime.money import NANO_PER_USD
+from runtime.networks import is_inside
 from runtime.patterns import allows
 from services.router.data_rules import FREE, UNKNOWN, CallData, DataHandling, objection
 
 SCOPE_CALL: Final = "model.request"
-"""What a key needs to call a model."""
+"""Lets a key call models by every endpoint."""
+SCOPE_CHAT: Final = "model.chat.request"
+"""Lets a key call models by chat alone."""
 SCOPE_READ: Final = "model.read"
 """What a key needs to list models."""
 MODEL: Final = "model"
 """The policy that says whether a key may know of a model at all."""
-SCOPES_LISTING: Final = frozenset({SCOPE_CALL, SCOPE_READ, "admin"})
-"""Any of these lets a key list models."""
+SCOPES_LISTING: Final = frozenset({SCOPE_READ, "admin"})
+"""Any of these lets a key list models, and any that lets it call them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ class CallFacts:
 
     model: str
     priced: bool
-    scope: str = SCOPE_CALL
+    scope: str = SCOPE_CHAT
     client_address: str = ""
     cost_max_nano_usd: int | None = None
     cost_bound: Callable[[], int | None] = lambda: None
@@ -86,11 +88,16 @@ def listing_refusal(grant: grant_pb2.Grant, now_unix_s: float) -> GatewayError |
     expired = _expiry(grant, CallFacts(model="", priced=True), now_unix_s)
     if expired is not None:
         return expired
-    if not grant.scopes or not SCOPES_LISTING.isdisjoint(grant.scopes):
+    if not grant.scopes or any(scope in SCOPES_LISTING or _calls(scope) for scope in grant.scopes):
         return None
     return GatewayError(
         error_pb2.ERROR_REASON_SCOPE_MISSING, f"This key lacks the scope {SCOPE_READ}."
     )
+
+
+def _calls(scope: str) -> bool:
+    """Whether the scope lets a key call models by some endpoint."""
+    return scope.startswith("model.") and scope.endswith(".request")
 
 
 def _kind(grant: grant_pb2.Grant, _facts: CallFacts, _now: float) -> GatewayError | None:
@@ -113,7 +120,7 @@ def _expiry(grant: grant_pb2.Grant, _facts: CallFacts, now_unix_s: float) -> Gat
 
 
 def _network(grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
-    if not grant.networks_allowed or _is_inside(facts.client_address, grant.networks_allowed):
+    if not grant.networks_allowed or is_inside(facts.client_address, grant.networks_allowed):
         return None
     return GatewayError(
         error_pb2.ERROR_REASON_ADDRESS_FORBIDDEN,
@@ -122,7 +129,7 @@ def _network(grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayEr
 
 
 def _scope(grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
-    if not grant.scopes or facts.scope in grant.scopes:
+    if not grant.scopes or facts.scope in grant.scopes or SCOPE_CALL in grant.scopes:
         return None
     return GatewayError(
         error_pb2.ERROR_REASON_SCOPE_MISSING, f"This key lacks the scope {facts.scope}."
@@ -184,20 +191,3 @@ POLICIES: Final[tuple[Policy, ...]] = (
     Policy(name="cost", reason=error_pb2.ERROR_REASON_INVALID_REQUEST, judge=_cost),
 )
 """In this order: who is asking, from where, for what, with which data, at what price."""
-
-
-def _is_inside(address: str, networks: Iterable[str]) -> bool:
-    """Whether the address lies in one of the networks. Malformed ones contain nothing."""
-    try:
-        given = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    mapped = given.ipv4_mapped if isinstance(given, ipaddress.IPv6Address) else None
-    given = mapped or given
-    for text in networks:
-        try:
-            if given in ipaddress.ip_network(text, strict=False):
-                return True
-        except ValueError:
-            continue
-    return False

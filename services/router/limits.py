@@ -27,6 +27,7 @@ SLOTS: Final = 64
 COUNTERS_MAX: Final = 100_000
 """How many limits are counted at once; beyond it, those that are at rest are forgotten."""
 
+# What a call of a language model counts; images and audio count where they are served.
 _UNITS: Final = {
     grant_pb2.RATE_METER_REQUESTS: "requests",
     grant_pb2.RATE_METER_TOKENS: "tokens",
@@ -152,7 +153,11 @@ class Limits:
         Raises RATE_LIMIT_EXCEEDED, with the time after which the call would be admitted.
         """
         ticket = Ticket()
-        applicable = [r for r in grant.rate_limits if not r.model or matches(r.model, model)]
+        applicable = [
+            rate
+            for rate in grant.rate_limits
+            if rate.meter in _UNITS and (not rate.model or matches(rate.model, model))
+        ]
         if not applicable:
             return ticket
         asked = _Asked(self, grant, tokens, now_s)

@@ -30,6 +30,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "api_keys.create": {"name": "x"},
     "service_accounts.create": {"name": "x"},
     "model_permissions.update": {"mode": "deny_list", "model_ids": ["x"]},
+    "organization.model_permissions.update": {"mode": "deny_list", "model_ids": ["x"]},
     "data_retention.update": {"retention_type": "zero_data_retention"},
     "projects.data_retention.update": {"retention_type": "none"},
     "data_policy.update": {"demands": []},
@@ -163,7 +164,8 @@ def test_a_role_may_what_the_table_says_on_its_own_and_nothing_elsewhere(
     wrong = []
     # What ends the project comes last, so that the others find it alive.
     for route in sorted(ROUTES, key=lambda route: route.name == "projects.archive"):
-        if "{" in route.path:
+        # A limit's id is a model's name: by itself it is nobody's.
+        if set(re.findall(r"\{(\w+)\}", route.path)) - {"rate_limit_id"}:
             status = own.call(route, key, foreign)
             if status not in (403, 404):
                 wrong.append(f"foreign {route.name}: {status}")

@@ -317,3 +317,21 @@ async def test_draining_takes_readiness_first(tmp_path: Path) -> None:
         await draining
         with pytest.raises(ConnectionRefusedError):
             await stage.connect()
+
+
+@pytest.mark.parametrize(
+    ("networks", "status"),
+    [([], 200), (["127.0.0.0/8"], 200), (["10.0.0.0/8", "::1/128"], 403)],
+)
+async def test_a_key_works_from_its_networks_alone(
+    tmp_path: Path, networks: list[str], status: int
+) -> None:
+    async with staged(tmp_path) as stage:
+        stage.auth.add(KEY, networks_allowed=networks)
+        for _ in range(2):
+            answer = await asked(stage, "GET /v1/models", BEARER)
+            assert answer.status == status
+            if status == 403:
+                assert code(answer) == "address_forbidden"
+                assert "127.0.0.1" in answer.body.decode()
+        assert len(stage.router.metadata) == (2 if status == 200 else 0)

@@ -28,6 +28,7 @@ class ScriptedAuth(grant_service_pb2_grpc.GrantServiceServicer):
         self.grants: dict[bytes, grant_pb2.Grant] = {}
         self.asked: list[bytes] = []
         self.answers: list[grant_pb2.Grant] = []
+        self.uses: list[dict[str, int]] = []
         self.failure: GatewayError | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -70,6 +71,14 @@ class ScriptedAuth(grant_service_pb2_grpc.GrantServiceServicer):
         if found is None:
             raise GatewayError(error_pb2.ERROR_REASON_INVALID_API_KEY, "no such key")
         return grant_service_pb2.GetGrantResponse(grant=found)
+
+    async def ReportUse(
+        self, request: grant_service_pb2.ReportUseRequest, _context: Any
+    ) -> grant_service_pb2.ReportUseResponse:
+        if self.failure is not None:
+            raise self.failure
+        self.uses.append({use.key_id: use.used_at_s for use in request.uses})
+        return grant_service_pb2.ReportUseResponse()
 
     async def WatchGrants(
         self, request: grant_service_pb2.WatchGrantsRequest, _context: Any

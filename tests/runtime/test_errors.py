@@ -9,6 +9,7 @@ FINAL = {
     # The caller must change something first.
     error_pb2.ERROR_REASON_INVALID_API_KEY,
     error_pb2.ERROR_REASON_KEY_EXPIRED,
+    error_pb2.ERROR_REASON_KEY_DISABLED,
     error_pb2.ERROR_REASON_MODEL_FORBIDDEN,
     error_pb2.ERROR_REASON_SCOPE_MISSING,
     error_pb2.ERROR_REASON_DATA_POLICY,

@@ -527,3 +527,47 @@ async def test_a_lookup_costs_a_few_microseconds(tmp_path: Path) -> None:
     cost_us = (time.perf_counter() - start) / len(texts) * 1e6
     print(f"lookup: {cost_us:.2f} µs")
     assert cost_us < 20
+
+
+async def test_a_disabled_key_says_so_until_it_is_enabled(tmp_path: Path) -> None:
+    async with scene(tmp_path, grants=[KEY]) as at:
+        await at.client.get(KEY)
+        at.auth.push(changed(at.auth.add(KEY, version=11, disabled=True), 11))
+        await at.seen()
+        for _ in range(2):
+            assert at.client.lookup(KEY) is None
+            assert await refusal(at.client) == "key_disabled"
+        at.auth.push(changed(at.auth.add(KEY, version=12), 12))
+        await at.seen()
+        assert (await at.client.get(KEY)).version == 12
+
+
+async def test_auth_is_told_of_a_used_key_at_most_once_a_minute(tmp_path: Path) -> None:
+    async with scene(tmp_path, grants=[KEY, OTHER]) as at:
+        used, unused = await at.client.get(KEY), await at.client.get(OTHER)
+        at.clock.passed_s += 3
+        for _ in range(100):
+            at.client.lookup(KEY)
+        await at.client.report_uses()
+        moment = int(NOON.timestamp())
+        assert at.auth.uses == [{used.key_id: moment + 3, unused.key_id: moment}]
+        at.clock.passed_s += 10
+        at.client.lookup(KEY)
+        await at.client.report_uses()
+        assert len(at.auth.uses) == 1
+        at.clock.passed_s += 50
+        await at.client.report_uses()
+        assert at.auth.uses[1:] == [{used.key_id: moment + 13}]
+
+
+async def test_a_use_is_told_although_the_key_has_changed_or_auth_was_away(tmp_path: Path) -> None:
+    async with scene(tmp_path, grants=[KEY]) as at:
+        grant = await at.client.get(KEY)
+        at.auth.push(changed(at.auth.add(KEY, version=11), 11))
+        await at.seen()
+        at.auth.failure = GatewayError(error_pb2.ERROR_REASON_STORE_UNAVAILABLE, "away")
+        await at.client.report_uses()
+        assert at.auth.uses == []
+        at.auth.failure = None
+        await at.client.report_uses()
+        assert at.auth.uses == [{grant.key_id: int(NOON.timestamp())}]

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from onegate.auth.v1 import data_policy_pb2 as onegate_dot_auth_dot_v1_dot_data__policy__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bonegate/auth/v1/grant.proto\x12\x0fonegate.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!onegate/auth/v1/data_policy.proto\"\xea\x03\n\x05Grant\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x17\n\x0forganization_id\x18\x03 \x01(\t\x12\x14\n\x0cprincipal_id\x18\x04 \x01(\t\x12&\n\x04kind\x18\x05 \x01(\x0e\x32\x18.onegate.auth.v1.KeyKind\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12.\n\nexpires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0emodels_allowed\x18\x08 \x03(\t\x12\x15\n\rmodels_denied\x18\t \x03(\t\x12\x0e\n\x06scopes\x18\n \x03(\t\x12/\n\x0brate_limits\x18\x0b \x03(\x0b\x32\x1a.onegate.auth.v1.RateLimit\x12\x18\n\x10networks_allowed\x18\x0c \x03(\t\x12.\n\x04tags\x18\r \x03(\x0b\x32 .onegate.auth.v1.Grant.TagsEntry\x12\x0c\n\x04name\x18\x0e \x01(\t\x12\x30\n\x0b\x64\x61ta_policy\x18\x1e \x01(\x0b\x32\x1b.onegate.auth.v1.DataPolicy\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x92\x01\n\tRateLimit\x12)\n\x05meter\x18\x01 \x01(\x0e\x32\x1a.onegate.auth.v1.RateMeter\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x10\n\x08window_s\x18\x03 \x01(\x05\x12)\n\x05scope\x18\x04 \x01(\x0e\x32\x1a.onegate.auth.v1.RateScope\x12\r\n\x05model\x18\x05 \x01(\t*M\n\x07KeyKind\x12\x18\n\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_KIND_PROJECT\x10\x01\x12\x12\n\x0eKEY_KIND_ADMIN\x10\x02*s\n\tRateMeter\x12\x1a\n\x16RATE_METER_UNSPECIFIED\x10\x00\x12\x17\n\x13RATE_METER_REQUESTS\x10\x01\x12\x15\n\x11RATE_METER_TOKENS\x10\x02\x12\x1a\n\x16RATE_METER_CONCURRENCY\x10\x03*p\n\tRateScope\x12\x1a\n\x16RATE_SCOPE_UNSPECIFIED\x10\x00\x12\x12\n\x0eRATE_SCOPE_KEY\x10\x01\x12\x16\n\x12RATE_SCOPE_PROJECT\x10\x02\x12\x1b\n\x17RATE_SCOPE_ORGANIZATION\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bonegate/auth/v1/grant.proto\x12\x0fonegate.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!onegate/auth/v1/data_policy.proto\"\xfc\x03\n\x05Grant\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x17\n\x0forganization_id\x18\x03 \x01(\t\x12\x14\n\x0cprincipal_id\x18\x04 \x01(\t\x12&\n\x04kind\x18\x05 \x01(\x0e\x32\x18.onegate.auth.v1.KeyKind\x12\x0f\n\x07version\x18\x06 \x01(\x03\x12.\n\nexpires_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0emodels_allowed\x18\x08 \x03(\t\x12\x15\n\rmodels_denied\x18\t \x03(\t\x12\x0e\n\x06scopes\x18\n \x03(\t\x12/\n\x0brate_limits\x18\x0b \x03(\x0b\x32\x1a.onegate.auth.v1.RateLimit\x12\x18\n\x10networks_allowed\x18\x0c \x03(\t\x12.\n\x04tags\x18\r \x03(\x0b\x32 .onegate.auth.v1.Grant.TagsEntry\x12\x0c\n\x04name\x18\x0e \x01(\t\x12\x10\n\x08\x64isabled\x18\x0f \x01(\x08\x12\x30\n\x0b\x64\x61ta_policy\x18\x1e \x01(\x0b\x32\x1b.onegate.auth.v1.DataPolicy\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x92\x01\n\tRateLimit\x12)\n\x05meter\x18\x01 \x01(\x0e\x32\x1a.onegate.auth.v1.RateMeter\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x10\n\x08window_s\x18\x03 \x01(\x05\x12)\n\x05scope\x18\x04 \x01(\x0e\x32\x1a.onegate.auth.v1.RateScope\x12\r\n\x05model\x18\x05 \x01(\t*M\n\x07KeyKind\x12\x18\n\x14KEY_KIND_UNSPECIFIED\x10\x00\x12\x14\n\x10KEY_KIND_PROJECT\x10\x01\x12\x12\n\x0eKEY_KIND_ADMIN\x10\x02*\xaa\x01\n\tRateMeter\x12\x1a\n\x16RATE_METER_UNSPECIFIED\x10\x00\x12\x17\n\x13RATE_METER_REQUESTS\x10\x01\x12\x15\n\x11RATE_METER_TOKENS\x10\x02\x12\x1a\n\x16RATE_METER_CONCURRENCY\x10\x03\x12\x15\n\x11RATE_METER_IMAGES\x10\x04\x12\x1e\n\x1aRATE_METER_AUDIO_MEGABYTES\x10\x05*p\n\tRateScope\x12\x1a\n\x16RATE_SCOPE_UNSPECIFIED\x10\x00\x12\x12\n\x0eRATE_SCOPE_KEY\x10\x01\x12\x16\n\x12RATE_SCOPE_PROJECT\x10\x02\x12\x1b\n\x17RATE_SCOPE_ORGANIZATION\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,16 +35,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GRANT_TAGSENTRY']._loaded_options = None
   _globals['_GRANT_TAGSENTRY']._serialized_options = b'8\001'
-  _globals['_KEYKIND']._serialized_start=758
-  _globals['_KEYKIND']._serialized_end=835
-  _globals['_RATEMETER']._serialized_start=837
-  _globals['_RATEMETER']._serialized_end=952
-  _globals['_RATESCOPE']._serialized_start=954
-  _globals['_RATESCOPE']._serialized_end=1066
+  _globals['_KEYKIND']._serialized_start=776
+  _globals['_KEYKIND']._serialized_end=853
+  _globals['_RATEMETER']._serialized_start=856
+  _globals['_RATEMETER']._serialized_end=1026
+  _globals['_RATESCOPE']._serialized_start=1028
+  _globals['_RATESCOPE']._serialized_end=1140
   _globals['_GRANT']._serialized_start=117
-  _globals['_GRANT']._serialized_end=607
-  _globals['_GRANT_TAGSENTRY']._serialized_start=564
-  _globals['_GRANT_TAGSENTRY']._serialized_end=607
-  _globals['_RATELIMIT']._serialized_start=610
-  _globals['_RATELIMIT']._serialized_end=756
+  _globals['_GRANT']._serialized_end=625
+  _globals['_GRANT_TAGSENTRY']._serialized_start=582
+  _globals['_GRANT_TAGSENTRY']._serialized_end=625
+  _globals['_RATELIMIT']._serialized_start=628
+  _globals['_RATELIMIT']._serialized_end=774
 # @@protoc_insertion_point(module_scope)

@@ -59,6 +59,10 @@ class _RateMeterEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RateMeter.V
     """Input and output tokens."""
     RATE_METER_CONCURRENCY: _RateMeter.ValueType  # 3
     """Calls at the same time; the window is not used."""
+    RATE_METER_IMAGES: _RateMeter.ValueType  # 4
+    """Images that are made or changed."""
+    RATE_METER_AUDIO_MEGABYTES: _RateMeter.ValueType  # 5
+    """Megabytes of audio that are sent or made, each begun one counted whole."""
 
 class RateMeter(_RateMeter, metaclass=_RateMeterEnumTypeWrapper):
     """What a rate limit counts."""
@@ -71,6 +75,10 @@ RATE_METER_TOKENS: RateMeter.ValueType  # 2
 """Input and output tokens."""
 RATE_METER_CONCURRENCY: RateMeter.ValueType  # 3
 """Calls at the same time; the window is not used."""
+RATE_METER_IMAGES: RateMeter.ValueType  # 4
+"""Images that are made or changed."""
+RATE_METER_AUDIO_MEGABYTES: RateMeter.ValueType  # 5
+"""Megabytes of audio that are sent or made, each begun one counted whole."""
 Global___RateMeter: _TypeAlias = RateMeter  # noqa: Y015
 
 class _RateScope:
@@ -143,6 +151,7 @@ class Grant(_message.Message):
     NETWORKS_ALLOWED_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    DISABLED_FIELD_NUMBER: _builtins.int
     DATA_POLICY_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """The key's public id (`key_…`)."""
@@ -158,6 +167,8 @@ class Grant(_message.Message):
     """Grows with every change of the key or of what it inherits; an older grant never replaces a newer one."""
     name: _builtins.str
     """The key's name, for logs and reports."""
+    disabled: _builtins.bool
+    """The key is disabled: it is refused until it is enabled again."""
     @_builtins.property
     def expires_at(self) -> _timestamp_pb2.Timestamp:
         """When the key stops working; unset means never."""
@@ -172,7 +183,9 @@ class Grant(_message.Message):
 
     @_builtins.property
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What the key may do (`model.request`, `model.read`, `admin`, …); empty allows every inference scope."""
+        """What the key may do (`model.request`, `model.chat.request`, `model.read`, `admin`, …); empty allows every
+        inference scope, and `model.request` every endpoint that calls models.
+        """
 
     @_builtins.property
     def rate_limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___RateLimit]:
@@ -207,11 +220,12 @@ class Grant(_message.Message):
         networks_allowed: _abc.Iterable[_builtins.str] | None = ...,
         tags: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         name: _builtins.str = ...,
+        disabled: _builtins.bool = ...,
         data_policy: _data_policy_pb2.DataPolicy | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data_policy", b"data_policy", "expires_at", b"expires_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_policy", b"data_policy", "expires_at", b"expires_at", "key_id", b"key_id", "kind", b"kind", "models_allowed", b"models_allowed", "models_denied", b"models_denied", "name", b"name", "networks_allowed", b"networks_allowed", "organization_id", b"organization_id", "principal_id", b"principal_id", "project_id", b"project_id", "rate_limits", b"rate_limits", "scopes", b"scopes", "tags", b"tags", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data_policy", b"data_policy", "disabled", b"disabled", "expires_at", b"expires_at", "key_id", b"key_id", "kind", b"kind", "models_allowed", b"models_allowed", "models_denied", b"models_denied", "name", b"name", "networks_allowed", b"networks_allowed", "organization_id", b"organization_id", "principal_id", b"principal_id", "project_id", b"project_id", "rate_limits", b"rate_limits", "scopes", b"scopes", "tags", b"tags", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from onegate.auth.v1 import grant_pb2 as onegate_dot_auth_dot_v1_dot_grant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#onegate/auth/v1/grant_service.proto\x12\x0fonegate.auth.v1\x1a\x1bonegate/auth/v1/grant.proto\"%\n\x0fGetGrantRequest\x12\x12\n\nkey_digest\x18\x01 \x01(\x0c\"9\n\x10GetGrantResponse\x12%\n\x05grant\x18\x01 \x01(\x0b\x32\x16.onegate.auth.v1.Grant\"=\n\x12WatchGrantsRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03\x12\x0f\n\x07watcher\x18\x02 \x01(\t\"e\n\x13WatchGrantsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12-\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1c.onegate.auth.v1.GrantChange\x12\r\n\x05reset\x18\x03 \x01(\x08\"?\n\x0bGrantChange\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\x32\xbb\x01\n\x0cGrantService\x12O\n\x08GetGrant\x12 .onegate.auth.v1.GetGrantRequest\x1a!.onegate.auth.v1.GetGrantResponse\x12Z\n\x0bWatchGrants\x12#.onegate.auth.v1.WatchGrantsRequest\x1a$.onegate.auth.v1.WatchGrantsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#onegate/auth/v1/grant_service.proto\x12\x0fonegate.auth.v1\x1a\x1bonegate/auth/v1/grant.proto\"%\n\x0fGetGrantRequest\x12\x12\n\nkey_digest\x18\x01 \x01(\x0c\"9\n\x10GetGrantResponse\x12%\n\x05grant\x18\x01 \x01(\x0b\x32\x16.onegate.auth.v1.Grant\"=\n\x12WatchGrantsRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03\x12\x0f\n\x07watcher\x18\x02 \x01(\t\"e\n\x13WatchGrantsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12-\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1c.onegate.auth.v1.GrantChange\x12\r\n\x05reset\x18\x03 \x01(\x08\"?\n\x0bGrantChange\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\"9\n\x10ReportUseRequest\x12%\n\x04uses\x18\x01 \x03(\x0b\x32\x17.onegate.auth.v1.KeyUse\"+\n\x06KeyUse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\tused_at_s\x18\x02 \x01(\x03\"\x13\n\x11ReportUseResponse2\x8f\x02\n\x0cGrantService\x12O\n\x08GetGrant\x12 .onegate.auth.v1.GetGrantRequest\x1a!.onegate.auth.v1.GetGrantResponse\x12Z\n\x0bWatchGrants\x12#.onegate.auth.v1.WatchGrantsRequest\x1a$.onegate.auth.v1.WatchGrantsResponse0\x01\x12R\n\tReportUse\x12!.onegate.auth.v1.ReportUseRequest\x1a\".onegate.auth.v1.ReportUseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -42,6 +42,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHGRANTSRESPONSE']._serialized_end=347
   _globals['_GRANTCHANGE']._serialized_start=349
   _globals['_GRANTCHANGE']._serialized_end=412
-  _globals['_GRANTSERVICE']._serialized_start=415
-  _globals['_GRANTSERVICE']._serialized_end=602
+  _globals['_REPORTUSEREQUEST']._serialized_start=414
+  _globals['_REPORTUSEREQUEST']._serialized_end=471
+  _globals['_KEYUSE']._serialized_start=473
+  _globals['_KEYUSE']._serialized_end=516
+  _globals['_REPORTUSERESPONSE']._serialized_start=518
+  _globals['_REPORTUSERESPONSE']._serialized_end=537
+  _globals['_GRANTSERVICE']._serialized_start=540
+  _globals['_GRANTSERVICE']._serialized_end=811
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,12 @@ class Key(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     OWNER_FIELD_NUMBER: _builtins.int
+    DISABLED_AT_FIELD_NUMBER: _builtins.int
+    LAST_USED_AT_FIELD_NUMBER: _builtins.int
+    MODELS_DENIED_FIELD_NUMBER: _builtins.int
+    NETWORKS_ALLOWED_FIELD_NUMBER: _builtins.int
+    FORMER_SECRETS_FIELD_NUMBER: _builtins.int
+    ROTATED_AT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The public id (`key_…`)."""
     name: _builtins.str
@@ -109,6 +115,30 @@ class Key(_message.Message):
     def owner(self) -> Global___KeyOwner:
         """Whose key it is; unset for the organisation's own."""
 
+    @_builtins.property
+    def disabled_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was disabled; unset while it is enabled."""
+
+    @_builtins.property
+    def last_used_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was used last, to within a minute or so; unset when it never was."""
+
+    @_builtins.property
+    def models_denied(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that may not be called, as patterns; wins over what is allowed."""
+
+    @_builtins.property
+    def networks_allowed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Networks from which it works, in CIDR notation; empty allows every address."""
+
+    @_builtins.property
+    def former_secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___FormerSecret]:
+        """Earlier secrets that work on for a while, those of the last rotation first."""
+
+    @_builtins.property
+    def rotated_at(self) -> _timestamp_pb2.Timestamp:
+        """When the present secret was made; unset when it is the first."""
+
     def __init__(
         self,
         *,
@@ -127,14 +157,48 @@ class Key(_message.Message):
         version: _builtins.int = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
         owner: Global___KeyOwner | None = ...,
+        disabled_at: _timestamp_pb2.Timestamp | None = ...,
+        last_used_at: _timestamp_pb2.Timestamp | None = ...,
+        models_denied: _abc.Iterable[_builtins.str] | None = ...,
+        networks_allowed: _abc.Iterable[_builtins.str] | None = ...,
+        former_secrets: _abc.Iterable[Global___FormerSecret] | None = ...,
+        rotated_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "owner", b"owner", "revoked_at", b"revoked_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "disabled_at", b"disabled_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "owner", b"owner", "revoked_at", b"revoked_at", "rotated_at", b"rotated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "id", b"id", "kind", b"kind", "models_allowed", b"models_allowed", "name", b"name", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "rate_limits", b"rate_limits", "redacted_value", b"redacted_value", "revoked_at", b"revoked_at", "scopes", b"scopes", "tags", b"tags", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "disabled_at", b"disabled_at", "expires_at", b"expires_at", "former_secrets", b"former_secrets", "id", b"id", "kind", b"kind", "last_used_at", b"last_used_at", "models_allowed", b"models_allowed", "models_denied", b"models_denied", "name", b"name", "networks_allowed", b"networks_allowed", "organization_id", b"organization_id", "owner", b"owner", "project_id", b"project_id", "rate_limits", b"rate_limits", "redacted_value", b"redacted_value", "revoked_at", b"revoked_at", "rotated_at", b"rotated_at", "scopes", b"scopes", "tags", b"tags", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Key: _TypeAlias = Key  # noqa: Y015
+
+@_typing.final
+class FormerSecret(_message.Message):
+    """A secret that a rotation has replaced."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDACTED_VALUE_FIELD_NUMBER: _builtins.int
+    ENDS_AT_FIELD_NUMBER: _builtins.int
+    redacted_value: _builtins.str
+    """The secret with all but its ends left out."""
+    @_builtins.property
+    def ends_at(self) -> _timestamp_pb2.Timestamp:
+        """When it stops working."""
+
+    def __init__(
+        self,
+        *,
+        redacted_value: _builtins.str = ...,
+        ends_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_at", b"ends_at", "redacted_value", b"redacted_value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FormerSecret: _TypeAlias = FormerSecret  # noqa: Y015
 
 @_typing.final
 class KeyOwner(_message.Message):
@@ -212,6 +276,8 @@ class CreateKeyRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
     OWNER_ID_FIELD_NUMBER: _builtins.int
+    MODELS_DENIED_FIELD_NUMBER: _builtins.int
+    NETWORKS_ALLOWED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A name for people; 1 to 200 characters."""
     kind: _grant_pb2.KeyKind.ValueType
@@ -219,7 +285,7 @@ class CreateKeyRequest(_message.Message):
     project_id: _builtins.str
     """The project that it belongs to; empty means the organisation's first project."""
     expires_in_seconds: _builtins.int
-    """Seconds until it expires; 0 means never."""
+    """Seconds until it expires; 0 means what the project or the organisation says, or never."""
     request_id: _builtins.str
     """Makes a repeated request answer like the first; chosen by the caller, at most 64 characters."""
     owner_id: _builtins.str
@@ -240,6 +306,16 @@ class CreateKeyRequest(_message.Message):
     def scopes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it may do, at most; empty for all that its kind, its owner and its maker may."""
 
+    @_builtins.property
+    def models_denied(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Models that may not be called, as patterns; wins over what is allowed."""
+
+    @_builtins.property
+    def networks_allowed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Networks from which it works, in CIDR notation (`10.0.0.0/8`, `2001:db8::/32`) or as single addresses; empty
+        allows every address.
+        """
+
     def __init__(
         self,
         *,
@@ -253,10 +329,12 @@ class CreateKeyRequest(_message.Message):
         request_id: _builtins.str = ...,
         scopes: _abc.Iterable[_builtins.str] | None = ...,
         owner_id: _builtins.str = ...,
+        models_denied: _abc.Iterable[_builtins.str] | None = ...,
+        networks_allowed: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_in_seconds", b"expires_in_seconds", "kind", b"kind", "models_allowed", b"models_allowed", "name", b"name", "owner_id", b"owner_id", "project_id", b"project_id", "rate_limits", b"rate_limits", "request_id", b"request_id", "scopes", b"scopes", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_in_seconds", b"expires_in_seconds", "kind", b"kind", "models_allowed", b"models_allowed", "models_denied", b"models_denied", "name", b"name", "networks_allowed", b"networks_allowed", "owner_id", b"owner_id", "project_id", b"project_id", "rate_limits", b"rate_limits", "request_id", b"request_id", "scopes", b"scopes", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -478,7 +556,7 @@ Global___RevokeKeyResponse: _TypeAlias = RevokeKeyResponse  # noqa: Y015
 
 @_typing.final
 class UpdateKeyRequest(_message.Message):
-    """Asks for a change of a project's key. What is not set stays as it is."""
+    """Asks for a change of a key. What is not set stays as it is."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -486,15 +564,49 @@ class UpdateKeyRequest(_message.Message):
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     EXPIRES_IN_SECONDS_FIELD_NUMBER: _builtins.int
     SCOPES_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    MODELS_ALLOWED_FIELD_NUMBER: _builtins.int
+    MODELS_DENIED_FIELD_NUMBER: _builtins.int
+    NETWORKS_ALLOWED_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
+    RATE_LIMITS_FIELD_NUMBER: _builtins.int
+    NEVER_EXPIRES_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The key's id."""
     project_id: _builtins.str
     """Only when it belongs to this project; any when empty."""
     expires_in_seconds: _builtins.int
     """Seconds from now until it expires."""
+    name: _builtins.str
+    """Its new name."""
+    never_expires: _builtins.bool
+    """It is to expire never; not together with `expires_in_seconds`."""
+    kind: _grant_pb2.KeyKind.ValueType
+    """Only when it is of this kind; a project's key when not set."""
     @_builtins.property
     def scopes(self) -> Global___KeyScopes:
         """What it may do instead."""
+
+    @_builtins.property
+    def models_allowed(self) -> Global___KeyTexts:
+        """Models that may be called instead, as patterns."""
+
+    @_builtins.property
+    def models_denied(self) -> Global___KeyTexts:
+        """Models that may not be called instead, as patterns."""
+
+    @_builtins.property
+    def networks_allowed(self) -> Global___KeyTexts:
+        """Networks from which it works instead, in CIDR notation."""
+
+    @_builtins.property
+    def tags(self) -> Global___KeyTags:
+        """Default tags of its usage rows instead."""
+
+    @_builtins.property
+    def rate_limits(self) -> Global___KeyRateLimits:
+        """Limits on rate instead."""
 
     def __init__(
         self,
@@ -503,16 +615,121 @@ class UpdateKeyRequest(_message.Message):
         project_id: _builtins.str = ...,
         expires_in_seconds: _builtins.int | None = ...,
         scopes: Global___KeyScopes | None = ...,
+        name: _builtins.str | None = ...,
+        models_allowed: Global___KeyTexts | None = ...,
+        models_denied: Global___KeyTexts | None = ...,
+        networks_allowed: Global___KeyTexts | None = ...,
+        tags: Global___KeyTags | None = ...,
+        rate_limits: Global___KeyRateLimits | None = ...,
+        never_expires: _builtins.bool = ...,
+        kind: _grant_pb2.KeyKind.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds", "expires_in_seconds", b"expires_in_seconds", "scopes", b"scopes"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds", "_name", b"_name", "expires_in_seconds", b"expires_in_seconds", "models_allowed", b"models_allowed", "models_denied", b"models_denied", "name", b"name", "networks_allowed", b"networks_allowed", "rate_limits", b"rate_limits", "scopes", b"scopes", "tags", b"tags"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds", "expires_in_seconds", b"expires_in_seconds", "id", b"id", "project_id", b"project_id", "scopes", b"scopes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds", "_name", b"_name", "expires_in_seconds", b"expires_in_seconds", "id", b"id", "kind", b"kind", "models_allowed", b"models_allowed", "models_denied", b"models_denied", "name", b"name", "networks_allowed", b"networks_allowed", "never_expires", b"never_expires", "project_id", b"project_id", "rate_limits", b"rate_limits", "scopes", b"scopes", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__expires_in_seconds: _TypeAlias = _typing.Literal["expires_in_seconds"]  # noqa: Y015
     _WhichOneofArgType__expires_in_seconds: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__name: _TypeAlias = _typing.Literal["name"]  # noqa: Y015
+    _WhichOneofArgType__name: _TypeAlias = _typing.Literal["_name", b"_name"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_in_seconds) -> _WhichOneofReturnType__expires_in_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__name) -> _WhichOneofReturnType__name | None: ...
 
 Global___UpdateKeyRequest: _TypeAlias = UpdateKeyRequest  # noqa: Y015
+
+@_typing.final
+class KeyTexts(_message.Message):
+    """A list of texts that was set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The texts; empty for no restriction."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyTexts: _TypeAlias = KeyTexts  # noqa: Y015
+
+@_typing.final
+class KeyTags(_message.Message):
+    """Tags that were set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The tags."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyTags: _TypeAlias = KeyTags  # noqa: Y015
+
+@_typing.final
+class KeyRateLimits(_message.Message):
+    """Limits that were set."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.RepeatedCompositeFieldContainer[_grant_pb2.RateLimit]:
+        """The limits; empty for none."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Iterable[_grant_pb2.RateLimit] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyRateLimits: _TypeAlias = KeyRateLimits  # noqa: Y015
 
 @_typing.final
 class KeyScopes(_message.Message):
@@ -561,3 +778,186 @@ class UpdateKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpdateKeyResponse: _TypeAlias = UpdateKeyResponse  # noqa: Y015
+
+@_typing.final
+class RotateKeyRequest(_message.Message):
+    """Asks for a new secret of a key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    GRACE_SECONDS_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_SECONDS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The key's id."""
+    kind: _grant_pb2.KeyKind.ValueType
+    """Only when it is of this kind; any kind when not set."""
+    project_id: _builtins.str
+    """Only when it belongs to this project; any when empty."""
+    grace_seconds: _builtins.int
+    """Seconds for which the present secret works on; earlier ones end no later. 0 ends them all at once. 24 h when
+    not set; 30 days at most.
+    """
+    expires_in_seconds: _builtins.int
+    """Seconds from now until the key expires; its expiry stays as it is when not set."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: _grant_pb2.KeyKind.ValueType = ...,
+        project_id: _builtins.str = ...,
+        grace_seconds: _builtins.int | None = ...,
+        expires_in_seconds: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds", "_grace_seconds", b"_grace_seconds", "expires_in_seconds", b"expires_in_seconds", "grace_seconds", b"grace_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds", "_grace_seconds", b"_grace_seconds", "expires_in_seconds", b"expires_in_seconds", "grace_seconds", b"grace_seconds", "id", b"id", "kind", b"kind", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__expires_in_seconds: _TypeAlias = _typing.Literal["expires_in_seconds"]  # noqa: Y015
+    _WhichOneofArgType__expires_in_seconds: _TypeAlias = _typing.Literal["_expires_in_seconds", b"_expires_in_seconds"]  # noqa: Y015
+    _WhichOneofReturnType__grace_seconds: _TypeAlias = _typing.Literal["grace_seconds"]  # noqa: Y015
+    _WhichOneofArgType__grace_seconds: _TypeAlias = _typing.Literal["_grace_seconds", b"_grace_seconds"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__expires_in_seconds) -> _WhichOneofReturnType__expires_in_seconds | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__grace_seconds) -> _WhichOneofReturnType__grace_seconds | None: ...
+
+Global___RotateKeyRequest: _TypeAlias = RotateKeyRequest  # noqa: Y015
+
+@_typing.final
+class RotateKeyResponse(_message.Message):
+    """The key with its new secret."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    value: _builtins.str
+    """The secret, shown once."""
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___Key | None = ...,
+        value: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RotateKeyResponse: _TypeAlias = RotateKeyResponse  # noqa: Y015
+
+@_typing.final
+class DisableKeyRequest(_message.Message):
+    """Names a key to disable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The key's id."""
+    kind: _grant_pb2.KeyKind.ValueType
+    """Only when it is of this kind; any kind when not set."""
+    project_id: _builtins.str
+    """Only when it belongs to this project; any when empty."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: _grant_pb2.KeyKind.ValueType = ...,
+        project_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisableKeyRequest: _TypeAlias = DisableKeyRequest  # noqa: Y015
+
+@_typing.final
+class DisableKeyResponse(_message.Message):
+    """The disabled key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """The key, with `disabled_at` set."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DisableKeyResponse: _TypeAlias = DisableKeyResponse  # noqa: Y015
+
+@_typing.final
+class EnableKeyRequest(_message.Message):
+    """Names a key to enable."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    PROJECT_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The key's id."""
+    kind: _grant_pb2.KeyKind.ValueType
+    """Only when it is of this kind; any kind when not set."""
+    project_id: _builtins.str
+    """Only when it belongs to this project; any when empty."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        kind: _grant_pb2.KeyKind.ValueType = ...,
+        project_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "project_id", b"project_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnableKeyRequest: _TypeAlias = EnableKeyRequest  # noqa: Y015
+
+@_typing.final
+class EnableKeyResponse(_message.Message):
+    """The key that works again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def key(self) -> Global___Key:
+        """The key."""
+
+    def __init__(
+        self,
+        *,
+        key: Global___Key | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EnableKeyResponse: _TypeAlias = EnableKeyResponse  # noqa: Y015

@@ -60,6 +60,21 @@ class KeyServiceStub:
                 request_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.RevokeKeyResponse.FromString,
                 _registered_method=True)
+        self.RotateKey = channel.unary_unary(
+                '/onegate.auth.v1.KeyService/RotateKey',
+                request_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.RotateKeyRequest.SerializeToString,
+                response_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.RotateKeyResponse.FromString,
+                _registered_method=True)
+        self.DisableKey = channel.unary_unary(
+                '/onegate.auth.v1.KeyService/DisableKey',
+                request_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.DisableKeyRequest.SerializeToString,
+                response_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.DisableKeyResponse.FromString,
+                _registered_method=True)
+        self.EnableKey = channel.unary_unary(
+                '/onegate.auth.v1.KeyService/EnableKey',
+                request_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.EnableKeyRequest.SerializeToString,
+                response_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.EnableKeyResponse.FromString,
+                _registered_method=True)
 
 
 class KeyServiceServicer:
@@ -81,7 +96,7 @@ class KeyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def UpdateKey(self, request, context):
-        """Changes when a key expires and what it may do.
+        """Changes a key's name, when it expires and what it may do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +111,27 @@ class KeyServiceServicer:
 
     def RevokeKey(self, request, context):
         """Ends a key. When it returns, every reachable router and edge refuses the key within 1 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RotateKey(self, request, context):
+        """Gives a key a new secret; the one before works on for a grace period. Id, limits and all else stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DisableKey(self, request, context):
+        """Refuses a key until it is enabled again; told like a revocation.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def EnableKey(self, request, context):
+        """Lets a disabled key work again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -128,6 +164,21 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.RevokeKey,
                     request_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.RevokeKeyRequest.FromString,
                     response_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.RevokeKeyResponse.SerializeToString,
+            ),
+            'RotateKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.RotateKey,
+                    request_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.RotateKeyRequest.FromString,
+                    response_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.RotateKeyResponse.SerializeToString,
+            ),
+            'DisableKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.DisableKey,
+                    request_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.DisableKeyRequest.FromString,
+                    response_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.DisableKeyResponse.SerializeToString,
+            ),
+            'EnableKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.EnableKey,
+                    request_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.EnableKeyRequest.FromString,
+                    response_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.EnableKeyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +317,87 @@ class KeyService:
             '/onegate.auth.v1.KeyService/RevokeKey',
             onegate_dot_auth_dot_v1_dot_key__service__pb2.RevokeKeyRequest.SerializeToString,
             onegate_dot_auth_dot_v1_dot_key__service__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RotateKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.auth.v1.KeyService/RotateKey',
+            onegate_dot_auth_dot_v1_dot_key__service__pb2.RotateKeyRequest.SerializeToString,
+            onegate_dot_auth_dot_v1_dot_key__service__pb2.RotateKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DisableKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.auth.v1.KeyService/DisableKey',
+            onegate_dot_auth_dot_v1_dot_key__service__pb2.DisableKeyRequest.SerializeToString,
+            onegate_dot_auth_dot_v1_dot_key__service__pb2.DisableKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EnableKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.auth.v1.KeyService/EnableKey',
+            onegate_dot_auth_dot_v1_dot_key__service__pb2.EnableKeyRequest.SerializeToString,
+            onegate_dot_auth_dot_v1_dot_key__service__pb2.EnableKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -21,11 +21,17 @@ class KeyServiceStub:
     GetKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyRequest, _key_service_pb2.GetKeyResponse]
     """One key by id."""
     UpdateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_service_pb2.UpdateKeyResponse]
-    """Changes when a key expires and what it may do."""
+    """Changes a key's name, when it expires and what it may do."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]
     """Keys, newest first unless asked otherwise."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RevokeKeyRequest, _key_service_pb2.RevokeKeyResponse]
     """Ends a key. When it returns, every reachable router and edge refuses the key within 1 s."""
+    RotateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]
+    """Gives a key a new secret; the one before works on for a grace period. Id, limits and all else stay."""
+    DisableKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DisableKeyRequest, _key_service_pb2.DisableKeyResponse]
+    """Refuses a key until it is enabled again; told like a revocation."""
+    EnableKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.EnableKeyRequest, _key_service_pb2.EnableKeyResponse]
+    """Lets a disabled key work again."""
 
 class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
     """Administers API keys. Every call carries an admin credential in its metadata."""
@@ -52,7 +58,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.UpdateKeyRequest,
         context: _aio.ServicerContext[_key_service_pb2.UpdateKeyRequest, _abc.Awaitable[_key_service_pb2.UpdateKeyResponse]],
     ) -> _abc.Awaitable[_key_service_pb2.UpdateKeyResponse]:
-        """Changes when a key expires and what it may do."""
+        """Changes a key's name, when it expires and what it may do."""
 
     @_abc_1.abstractmethod
     def ListKeys(
@@ -69,5 +75,29 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_key_service_pb2.RevokeKeyRequest, _abc.Awaitable[_key_service_pb2.RevokeKeyResponse]],
     ) -> _abc.Awaitable[_key_service_pb2.RevokeKeyResponse]:
         """Ends a key. When it returns, every reachable router and edge refuses the key within 1 s."""
+
+    @_abc_1.abstractmethod
+    def RotateKey(
+        self,
+        request: _key_service_pb2.RotateKeyRequest,
+        context: _aio.ServicerContext[_key_service_pb2.RotateKeyRequest, _abc.Awaitable[_key_service_pb2.RotateKeyResponse]],
+    ) -> _abc.Awaitable[_key_service_pb2.RotateKeyResponse]:
+        """Gives a key a new secret; the one before works on for a grace period. Id, limits and all else stay."""
+
+    @_abc_1.abstractmethod
+    def DisableKey(
+        self,
+        request: _key_service_pb2.DisableKeyRequest,
+        context: _aio.ServicerContext[_key_service_pb2.DisableKeyRequest, _abc.Awaitable[_key_service_pb2.DisableKeyResponse]],
+    ) -> _abc.Awaitable[_key_service_pb2.DisableKeyResponse]:
+        """Refuses a key until it is enabled again; told like a revocation."""
+
+    @_abc_1.abstractmethod
+    def EnableKey(
+        self,
+        request: _key_service_pb2.EnableKeyRequest,
+        context: _aio.ServicerContext[_key_service_pb2.EnableKeyRequest, _abc.Awaitable[_key_service_pb2.EnableKeyResponse]],
+    ) -> _abc.Awaitable[_key_service_pb2.EnableKeyResponse]:
+        """Lets a disabled key work again."""
 
 def add_KeyServiceServicer_to_server(servicer: KeyServiceServicer, server: _aio.Server) -> None: ...

@@ -25,47 +25,47 @@ _sym_db = _symbol_database.Default()
 from onegate.auth.v1 import page_pb2 as onegate_dot_auth_dot_v1_dot_page__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,onegate/auth/v1/project_policy_service.proto\x12\x0fonegate.auth.v1\x1a\x1aonegate/auth/v1/page.proto\"\x97\x03\n\x10ProjectRateLimit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12 \n\x13requests_per_minute\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x1e\n\x11images_per_minute\x18\x05 \x01(\x03H\x02\x88\x01\x01\x12\'\n\x1a\x61udio_megabytes_per_minute\x18\x06 \x01(\x03H\x03\x88\x01\x01\x12\x1d\n\x10requests_per_day\x18\x07 \x01(\x03H\x04\x88\x01\x01\x12\'\n\x1a\x62\x61tch_input_tokens_per_day\x18\x08 \x01(\x03H\x05\x88\x01\x01\x42\x16\n\x14_requests_per_minuteB\x14\n\x12_tokens_per_minuteB\x14\n\x12_images_per_minuteB\x1d\n\x1b_audio_megabytes_per_minuteB\x13\n\x11_requests_per_dayB\x1d\n\x1b_batch_input_tokens_per_day\"g\n\x1cListProjectRateLimitsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12#\n\x04page\x18\x02 \x01(\x0b\x32\x15.onegate.auth.v1.Page\x12\x0e\n\x06\x62\x65\x66ore\x18\x03 \x01(\t\"i\n\x1dListProjectRateLimitsResponse\x12\x36\n\x0brate_limits\x18\x01 \x03(\x0b\x32!.onegate.auth.v1.ProjectRateLimit\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"j\n\x1dUpdateProjectRateLimitRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x35\n\nrate_limit\x18\x02 \x01(\x0b\x32!.onegate.auth.v1.ProjectRateLimit\"W\n\x1eUpdateProjectRateLimitResponse\x12\x35\n\nrate_limit\x18\x01 \x01(\x0b\x32!.onegate.auth.v1.ProjectRateLimit\"V\n\x10ModelPermissions\x12\x32\n\x04mode\x18\x01 \x01(\x0e\x32$.onegate.auth.v1.ModelPermissionMode\x12\x0e\n\x06models\x18\x02 \x03(\t\"0\n\x1aGetModelPermissionsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"U\n\x1bGetModelPermissionsResponse\x12\x36\n\x0bpermissions\x18\x01 \x01(\x0b\x32!.onegate.auth.v1.ModelPermissions\"k\n\x1dUpdateModelPermissionsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x36\n\x0bpermissions\x18\x02 \x01(\x0b\x32!.onegate.auth.v1.ModelPermissions\"X\n\x1eUpdateModelPermissionsResponse\x12\x36\n\x0bpermissions\x18\x01 \x01(\x0b\x32!.onegate.auth.v1.ModelPermissions\"3\n\x1d\x44\x65leteModelPermissionsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\" \n\x1e\x44\x65leteModelPermissionsResponse\"-\n\x17GetDataRetentionRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"(\n\x18GetDataRetentionResponse\x12\x0c\n\x04type\x18\x01 \x01(\t\">\n\x1aUpdateDataRetentionRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\"+\n\x1bUpdateDataRetentionResponse\x12\x0c\n\x04type\x18\x01 \x01(\t*}\n\x13ModelPermissionMode\x12%\n!MODEL_PERMISSION_MODE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bMODEL_PERMISSION_MODE_ALLOW\x10\x01\x12\x1e\n\x1aMODEL_PERMISSION_MODE_DENY\x10\x02\x32\xcc\x06\n\x14ProjectPolicyService\x12v\n\x15ListProjectRateLimits\x12-.onegate.auth.v1.ListProjectRateLimitsRequest\x1a..onegate.auth.v1.ListProjectRateLimitsResponse\x12y\n\x16UpdateProjectRateLimit\x12..onegate.auth.v1.UpdateProjectRateLimitRequest\x1a/.onegate.auth.v1.UpdateProjectRateLimitResponse\x12p\n\x13GetModelPermissions\x12+.onegate.auth.v1.GetModelPermissionsRequest\x1a,.onegate.auth.v1.GetModelPermissionsResponse\x12y\n\x16UpdateModelPermissions\x12..onegate.auth.v1.UpdateModelPermissionsRequest\x1a/.onegate.auth.v1.UpdateModelPermissionsResponse\x12y\n\x16\x44\x65leteModelPermissions\x12..onegate.auth.v1.DeleteModelPermissionsRequest\x1a/.onegate.auth.v1.DeleteModelPermissionsResponse\x12g\n\x10GetDataRetention\x12(.onegate.auth.v1.GetDataRetentionRequest\x1a).onegate.auth.v1.GetDataRetentionResponse\x12p\n\x13UpdateDataRetention\x12+.onegate.auth.v1.UpdateDataRetentionRequest\x1a,.onegate.auth.v1.UpdateDataRetentionResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,onegate/auth/v1/project_policy_service.proto\x12\x0fonegate.auth.v1\x1a\x1aonegate/auth/v1/page.proto\"\xfb\x03\n\x10ProjectRateLimit\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12 \n\x13requests_per_minute\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12\x1e\n\x11tokens_per_minute\x18\x04 \x01(\x03H\x01\x88\x01\x01\x12\x1e\n\x11images_per_minute\x18\x05 \x01(\x03H\x02\x88\x01\x01\x12\'\n\x1a\x61udio_megabytes_per_minute\x18\x06 \x01(\x03H\x03\x88\x01\x01\x12\x1d\n\x10requests_per_day\x18\x07 \x01(\x03H\x04\x88\x01\x01\x12\'\n\x1a\x62\x61tch_input_tokens_per_day\x18\x08 \x01(\x03H\x05\x88\x01\x01\x12\x1b\n\x0etokens_per_day\x18\t \x01(\x03H\x06\x88\x01\x01\x12\x1d\n\x10\x63oncurrent_calls\x18\n \x01(\x03H\x07\x88\x01\x01\x42\x16\n\x14_requests_per_minuteB\x14\n\x12_tokens_per_minuteB\x14\n\x12_images_per_minuteB\x1d\n\x1b_audio_megabytes_per_minuteB\x13\n\x11_requests_per_dayB\x1d\n\x1b_batch_input_tokens_per_dayB\x11\n\x0f_tokens_per_dayB\x13\n\x11_concurrent_calls\"g\n\x1cListProjectRateLimitsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12#\n\x04page\x18\x02 \x01(\x0b\x32\x15.onegate.auth.v1.Page\x12\x0e\n\x06\x62\x65\x66ore\x18\x03 \x01(\t\"i\n\x1dListProjectRateLimitsResponse\x12\x36\n\x0brate_limits\x18\x01 \x03(\x0b\x32!.onegate.auth.v1.ProjectRateLimit\x12\x10\n\x08has_more\x18\x02 \x01(\x08\"j\n\x1dUpdateProjectRateLimitRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x35\n\nrate_limit\x18\x02 \x01(\x0b\x32!.onegate.auth.v1.ProjectRateLimit\"W\n\x1eUpdateProjectRateLimitResponse\x12\x35\n\nrate_limit\x18\x01 \x01(\x0b\x32!.onegate.auth.v1.ProjectRateLimit\"V\n\x10ModelPermissions\x12\x32\n\x04mode\x18\x01 \x01(\x0e\x32$.onegate.auth.v1.ModelPermissionMode\x12\x0e\n\x06models\x18\x02 \x03(\t\"0\n\x1aGetModelPermissionsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"U\n\x1bGetModelPermissionsResponse\x12\x36\n\x0bpermissions\x18\x01 \x01(\x0b\x32!.onegate.auth.v1.ModelPermissions\"k\n\x1dUpdateModelPermissionsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x36\n\x0bpermissions\x18\x02 \x01(\x0b\x32!.onegate.auth.v1.ModelPermissions\"X\n\x1eUpdateModelPermissionsResponse\x12\x36\n\x0bpermissions\x18\x01 \x01(\x0b\x32!.onegate.auth.v1.ModelPermissions\"3\n\x1d\x44\x65leteModelPermissionsRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\" \n\x1e\x44\x65leteModelPermissionsResponse\"-\n\x17GetDataRetentionRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\"(\n\x18GetDataRetentionResponse\x12\x0c\n\x04type\x18\x01 \x01(\t\">\n\x1aUpdateDataRetentionRequest\x12\x12\n\nproject_id\x18\x01 \x01(\t\x12\x0c\n\x04type\x18\x02 \x01(\t\"+\n\x1bUpdateDataRetentionResponse\x12\x0c\n\x04type\x18\x01 \x01(\t*}\n\x13ModelPermissionMode\x12%\n!MODEL_PERMISSION_MODE_UNSPECIFIED\x10\x00\x12\x1f\n\x1bMODEL_PERMISSION_MODE_ALLOW\x10\x01\x12\x1e\n\x1aMODEL_PERMISSION_MODE_DENY\x10\x02\x32\xcc\x06\n\x14ProjectPolicyService\x12v\n\x15ListProjectRateLimits\x12-.onegate.auth.v1.ListProjectRateLimitsRequest\x1a..onegate.auth.v1.ListProjectRateLimitsResponse\x12y\n\x16UpdateProjectRateLimit\x12..onegate.auth.v1.UpdateProjectRateLimitRequest\x1a/.onegate.auth.v1.UpdateProjectRateLimitResponse\x12p\n\x13GetModelPermissions\x12+.onegate.auth.v1.GetModelPermissionsRequest\x1a,.onegate.auth.v1.GetModelPermissionsResponse\x12y\n\x16UpdateModelPermissions\x12..onegate.auth.v1.UpdateModelPermissionsRequest\x1a/.onegate.auth.v1.UpdateModelPermissionsResponse\x12y\n\x16\x44\x65leteModelPermissions\x12..onegate.auth.v1.DeleteModelPermissionsRequest\x1a/.onegate.auth.v1.DeleteModelPermissionsResponse\x12g\n\x10GetDataRetention\x12(.onegate.auth.v1.GetDataRetentionRequest\x1a).onegate.auth.v1.GetDataRetentionResponse\x12p\n\x13UpdateDataRetention\x12+.onegate.auth.v1.UpdateDataRetentionRequest\x1a,.onegate.auth.v1.UpdateDataRetentionResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'onegate.auth.v1.project_policy_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MODELPERMISSIONMODE']._serialized_start=1621
-  _globals['_MODELPERMISSIONMODE']._serialized_end=1746
+  _globals['_MODELPERMISSIONMODE']._serialized_start=1721
+  _globals['_MODELPERMISSIONMODE']._serialized_end=1846
   _globals['_PROJECTRATELIMIT']._serialized_start=94
-  _globals['_PROJECTRATELIMIT']._serialized_end=501
-  _globals['_LISTPROJECTRATELIMITSREQUEST']._serialized_start=503
-  _globals['_LISTPROJECTRATELIMITSREQUEST']._serialized_end=606
-  _globals['_LISTPROJECTRATELIMITSRESPONSE']._serialized_start=608
-  _globals['_LISTPROJECTRATELIMITSRESPONSE']._serialized_end=713
-  _globals['_UPDATEPROJECTRATELIMITREQUEST']._serialized_start=715
-  _globals['_UPDATEPROJECTRATELIMITREQUEST']._serialized_end=821
-  _globals['_UPDATEPROJECTRATELIMITRESPONSE']._serialized_start=823
-  _globals['_UPDATEPROJECTRATELIMITRESPONSE']._serialized_end=910
-  _globals['_MODELPERMISSIONS']._serialized_start=912
-  _globals['_MODELPERMISSIONS']._serialized_end=998
-  _globals['_GETMODELPERMISSIONSREQUEST']._serialized_start=1000
-  _globals['_GETMODELPERMISSIONSREQUEST']._serialized_end=1048
-  _globals['_GETMODELPERMISSIONSRESPONSE']._serialized_start=1050
-  _globals['_GETMODELPERMISSIONSRESPONSE']._serialized_end=1135
-  _globals['_UPDATEMODELPERMISSIONSREQUEST']._serialized_start=1137
-  _globals['_UPDATEMODELPERMISSIONSREQUEST']._serialized_end=1244
-  _globals['_UPDATEMODELPERMISSIONSRESPONSE']._serialized_start=1246
-  _globals['_UPDATEMODELPERMISSIONSRESPONSE']._serialized_end=1334
-  _globals['_DELETEMODELPERMISSIONSREQUEST']._serialized_start=1336
-  _globals['_DELETEMODELPERMISSIONSREQUEST']._serialized_end=1387
-  _globals['_DELETEMODELPERMISSIONSRESPONSE']._serialized_start=1389
-  _globals['_DELETEMODELPERMISSIONSRESPONSE']._serialized_end=1421
-  _globals['_GETDATARETENTIONREQUEST']._serialized_start=1423
-  _globals['_GETDATARETENTIONREQUEST']._serialized_end=1468
-  _globals['_GETDATARETENTIONRESPONSE']._serialized_start=1470
-  _globals['_GETDATARETENTIONRESPONSE']._serialized_end=1510
-  _globals['_UPDATEDATARETENTIONREQUEST']._serialized_start=1512
-  _globals['_UPDATEDATARETENTIONREQUEST']._serialized_end=1574
-  _globals['_UPDATEDATARETENTIONRESPONSE']._serialized_start=1576
-  _globals['_UPDATEDATARETENTIONRESPONSE']._serialized_end=1619
-  _globals['_PROJECTPOLICYSERVICE']._serialized_start=1749
-  _globals['_PROJECTPOLICYSERVICE']._serialized_end=2593
+  _globals['_PROJECTRATELIMIT']._serialized_end=601
+  _globals['_LISTPROJECTRATELIMITSREQUEST']._serialized_start=603
+  _globals['_LISTPROJECTRATELIMITSREQUEST']._serialized_end=706
+  _globals['_LISTPROJECTRATELIMITSRESPONSE']._serialized_start=708
+  _globals['_LISTPROJECTRATELIMITSRESPONSE']._serialized_end=813
+  _globals['_UPDATEPROJECTRATELIMITREQUEST']._serialized_start=815
+  _globals['_UPDATEPROJECTRATELIMITREQUEST']._serialized_end=921
+  _globals['_UPDATEPROJECTRATELIMITRESPONSE']._serialized_start=923
+  _globals['_UPDATEPROJECTRATELIMITRESPONSE']._serialized_end=1010
+  _globals['_MODELPERMISSIONS']._serialized_start=1012
+  _globals['_MODELPERMISSIONS']._serialized_end=1098
+  _globals['_GETMODELPERMISSIONSREQUEST']._serialized_start=1100
+  _globals['_GETMODELPERMISSIONSREQUEST']._serialized_end=1148
+  _globals['_GETMODELPERMISSIONSRESPONSE']._serialized_start=1150
+  _globals['_GETMODELPERMISSIONSRESPONSE']._serialized_end=1235
+  _globals['_UPDATEMODELPERMISSIONSREQUEST']._serialized_start=1237
+  _globals['_UPDATEMODELPERMISSIONSREQUEST']._serialized_end=1344
+  _globals['_UPDATEMODELPERMISSIONSRESPONSE']._serialized_start=1346
+  _globals['_UPDATEMODELPERMISSIONSRESPONSE']._serialized_end=1434
+  _globals['_DELETEMODELPERMISSIONSREQUEST']._serialized_start=1436
+  _globals['_DELETEMODELPERMISSIONSREQUEST']._serialized_end=1487
+  _globals['_DELETEMODELPERMISSIONSRESPONSE']._serialized_start=1489
+  _globals['_DELETEMODELPERMISSIONSRESPONSE']._serialized_end=1521
+  _globals['_GETDATARETENTIONREQUEST']._serialized_start=1523
+  _globals['_GETDATARETENTIONREQUEST']._serialized_end=1568
+  _globals['_GETDATARETENTIONRESPONSE']._serialized_start=1570
+  _globals['_GETDATARETENTIONRESPONSE']._serialized_end=1610
+  _globals['_UPDATEDATARETENTIONREQUEST']._serialized_start=1612
+  _globals['_UPDATEDATARETENTIONREQUEST']._serialized_end=1674
+  _globals['_UPDATEDATARETENTIONRESPONSE']._serialized_start=1676
+  _globals['_UPDATEDATARETENTIONRESPONSE']._serialized_end=1719
+  _globals['_PROJECTPOLICYSERVICE']._serialized_start=1849
+  _globals['_PROJECTPOLICYSERVICE']._serialized_end=2693
 # @@protoc_insertion_point(module_scope)

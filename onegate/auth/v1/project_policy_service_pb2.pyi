@@ -46,7 +46,7 @@ Global___ModelPermissionMode: _TypeAlias = ModelPermissionMode  # noqa: Y015
 
 @_typing.final
 class ProjectRateLimit(_message.Message):
-    """What a project may call of one model, at most. A field that is not set is no limit; 0 lets nothing through."""
+    """What a project, an organisation or a key may call of one model, at most. A field that is not set is no limit; 0 lets nothing through."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -58,6 +58,8 @@ class ProjectRateLimit(_message.Message):
     AUDIO_MEGABYTES_PER_MINUTE_FIELD_NUMBER: _builtins.int
     REQUESTS_PER_DAY_FIELD_NUMBER: _builtins.int
     BATCH_INPUT_TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
+    TOKENS_PER_DAY_FIELD_NUMBER: _builtins.int
+    CONCURRENT_CALLS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id: `rl-` and the model pattern."""
     model: _builtins.str
@@ -67,13 +69,17 @@ class ProjectRateLimit(_message.Message):
     tokens_per_minute: _builtins.int
     """Input and output tokens in a minute."""
     images_per_minute: _builtins.int
-    """Images in a minute; kept, in force where images are served."""
+    """Images in a minute."""
     audio_megabytes_per_minute: _builtins.int
-    """Megabytes of audio in a minute; kept, in force where audio is served."""
+    """Megabytes of audio in a minute."""
     requests_per_day: _builtins.int
     """Requests in a day."""
     batch_input_tokens_per_day: _builtins.int
     """Input tokens of batches in a day; kept, in force where batches are served."""
+    tokens_per_day: _builtins.int
+    """Input and output tokens in a day."""
+    concurrent_calls: _builtins.int
+    """Calls at the same time."""
     def __init__(
         self,
         *,
@@ -85,21 +91,27 @@ class ProjectRateLimit(_message.Message):
         audio_megabytes_per_minute: _builtins.int | None = ...,
         requests_per_day: _builtins.int | None = ...,
         batch_input_tokens_per_day: _builtins.int | None = ...,
+        tokens_per_day: _builtins.int | None = ...,
+        concurrent_calls: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_audio_megabytes_per_minute", b"_audio_megabytes_per_minute", "_batch_input_tokens_per_day", b"_batch_input_tokens_per_day", "_images_per_minute", b"_images_per_minute", "_requests_per_day", b"_requests_per_day", "_requests_per_minute", b"_requests_per_minute", "_tokens_per_minute", b"_tokens_per_minute", "audio_megabytes_per_minute", b"audio_megabytes_per_minute", "batch_input_tokens_per_day", b"batch_input_tokens_per_day", "images_per_minute", b"images_per_minute", "requests_per_day", b"requests_per_day", "requests_per_minute", b"requests_per_minute", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_audio_megabytes_per_minute", b"_audio_megabytes_per_minute", "_batch_input_tokens_per_day", b"_batch_input_tokens_per_day", "_concurrent_calls", b"_concurrent_calls", "_images_per_minute", b"_images_per_minute", "_requests_per_day", b"_requests_per_day", "_requests_per_minute", b"_requests_per_minute", "_tokens_per_day", b"_tokens_per_day", "_tokens_per_minute", b"_tokens_per_minute", "audio_megabytes_per_minute", b"audio_megabytes_per_minute", "batch_input_tokens_per_day", b"batch_input_tokens_per_day", "concurrent_calls", b"concurrent_calls", "images_per_minute", b"images_per_minute", "requests_per_day", b"requests_per_day", "requests_per_minute", b"requests_per_minute", "tokens_per_day", b"tokens_per_day", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_audio_megabytes_per_minute", b"_audio_megabytes_per_minute", "_batch_input_tokens_per_day", b"_batch_input_tokens_per_day", "_images_per_minute", b"_images_per_minute", "_requests_per_day", b"_requests_per_day", "_requests_per_minute", b"_requests_per_minute", "_tokens_per_minute", b"_tokens_per_minute", "audio_megabytes_per_minute", b"audio_megabytes_per_minute", "batch_input_tokens_per_day", b"batch_input_tokens_per_day", "id", b"id", "images_per_minute", b"images_per_minute", "model", b"model", "requests_per_day", b"requests_per_day", "requests_per_minute", b"requests_per_minute", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_audio_megabytes_per_minute", b"_audio_megabytes_per_minute", "_batch_input_tokens_per_day", b"_batch_input_tokens_per_day", "_concurrent_calls", b"_concurrent_calls", "_images_per_minute", b"_images_per_minute", "_requests_per_day", b"_requests_per_day", "_requests_per_minute", b"_requests_per_minute", "_tokens_per_day", b"_tokens_per_day", "_tokens_per_minute", b"_tokens_per_minute", "audio_megabytes_per_minute", b"audio_megabytes_per_minute", "batch_input_tokens_per_day", b"batch_input_tokens_per_day", "concurrent_calls", b"concurrent_calls", "id", b"id", "images_per_minute", b"images_per_minute", "model", b"model", "requests_per_day", b"requests_per_day", "requests_per_minute", b"requests_per_minute", "tokens_per_day", b"tokens_per_day", "tokens_per_minute", b"tokens_per_minute"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__audio_megabytes_per_minute: _TypeAlias = _typing.Literal["audio_megabytes_per_minute"]  # noqa: Y015
     _WhichOneofArgType__audio_megabytes_per_minute: _TypeAlias = _typing.Literal["_audio_megabytes_per_minute", b"_audio_megabytes_per_minute"]  # noqa: Y015
     _WhichOneofReturnType__batch_input_tokens_per_day: _TypeAlias = _typing.Literal["batch_input_tokens_per_day"]  # noqa: Y015
     _WhichOneofArgType__batch_input_tokens_per_day: _TypeAlias = _typing.Literal["_batch_input_tokens_per_day", b"_batch_input_tokens_per_day"]  # noqa: Y015
+    _WhichOneofReturnType__concurrent_calls: _TypeAlias = _typing.Literal["concurrent_calls"]  # noqa: Y015
+    _WhichOneofArgType__concurrent_calls: _TypeAlias = _typing.Literal["_concurrent_calls", b"_concurrent_calls"]  # noqa: Y015
     _WhichOneofReturnType__images_per_minute: _TypeAlias = _typing.Literal["images_per_minute"]  # noqa: Y015
     _WhichOneofArgType__images_per_minute: _TypeAlias = _typing.Literal["_images_per_minute", b"_images_per_minute"]  # noqa: Y015
     _WhichOneofReturnType__requests_per_day: _TypeAlias = _typing.Literal["requests_per_day"]  # noqa: Y015
     _WhichOneofArgType__requests_per_day: _TypeAlias = _typing.Literal["_requests_per_day", b"_requests_per_day"]  # noqa: Y015
     _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
     _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__tokens_per_day: _TypeAlias = _typing.Literal["tokens_per_day"]  # noqa: Y015
+    _WhichOneofArgType__tokens_per_day: _TypeAlias = _typing.Literal["_tokens_per_day", b"_tokens_per_day"]  # noqa: Y015
     _WhichOneofReturnType__tokens_per_minute: _TypeAlias = _typing.Literal["tokens_per_minute"]  # noqa: Y015
     _WhichOneofArgType__tokens_per_minute: _TypeAlias = _typing.Literal["_tokens_per_minute", b"_tokens_per_minute"]  # noqa: Y015
     @_typing.overload
@@ -107,11 +119,15 @@ class ProjectRateLimit(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_input_tokens_per_day) -> _WhichOneofReturnType__batch_input_tokens_per_day | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrent_calls) -> _WhichOneofReturnType__concurrent_calls | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__images_per_minute) -> _WhichOneofReturnType__images_per_minute | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_day) -> _WhichOneofReturnType__requests_per_day | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_day) -> _WhichOneofReturnType__tokens_per_day | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__tokens_per_minute) -> _WhichOneofReturnType__tokens_per_minute | None: ...
 
@@ -265,7 +281,7 @@ class GetModelPermissionsRequest(_message.Message):
 
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
-    """The project."""
+    """The project; empty for the organisation."""
     def __init__(
         self,
         *,
@@ -312,7 +328,7 @@ class UpdateModelPermissionsRequest(_message.Message):
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     PERMISSIONS_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
-    """The project."""
+    """The project; empty for the organisation."""
     @_builtins.property
     def permissions(self) -> Global___ModelPermissions:
         """The permissions."""
@@ -363,7 +379,7 @@ class DeleteModelPermissionsRequest(_message.Message):
 
     PROJECT_ID_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
-    """The project."""
+    """The project; empty for the organisation."""
     def __init__(
         self,
         *,

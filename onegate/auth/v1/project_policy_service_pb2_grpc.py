@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class ProjectPolicyServiceStub:
-    """Administers what every key of a project is held to: rates, models, retention of data.
+    """Administers what every key of a project is held to (rates, models, retention of data), and what all projects of an
+    organisation are (models, retention).
     """
 
     def __init__(self, channel):
@@ -73,7 +74,8 @@ class ProjectPolicyServiceStub:
 
 
 class ProjectPolicyServiceServicer:
-    """Administers what every key of a project is held to: rates, models, retention of data.
+    """Administers what every key of a project is held to (rates, models, retention of data), and what all projects of an
+    organisation are (models, retention).
     """
 
     def ListProjectRateLimits(self, request, context):
@@ -91,14 +93,14 @@ class ProjectPolicyServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetModelPermissions(self, request, context):
-        """Which models the project may call.
+        """Which models the project, or the whole organisation, may call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateModelPermissions(self, request, context):
-        """Sets which models the project may call.
+        """Sets which models the project, or the whole organisation, may call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -172,7 +174,8 @@ def add_ProjectPolicyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ProjectPolicyService:
-    """Administers what every key of a project is held to: rates, models, retention of data.
+    """Administers what every key of a project is held to (rates, models, retention of data), and what all projects of an
+    organisation are (models, retention).
     """
 
     @staticmethod

@@ -13,7 +13,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProjectPolicyServiceStub:
-    """Administers what every key of a project is held to: rates, models, retention of data."""
+    """Administers what every key of a project is held to (rates, models, retention of data), and what all projects of an
+    organisation are (models, retention).
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListProjectRateLimits: _aio.UnaryUnaryMultiCallable[_project_policy_service_pb2.ListProjectRateLimitsRequest, _project_policy_service_pb2.ListProjectRateLimitsResponse]
@@ -21,9 +23,9 @@ class ProjectPolicyServiceStub:
     UpdateProjectRateLimit: _aio.UnaryUnaryMultiCallable[_project_policy_service_pb2.UpdateProjectRateLimitRequest, _project_policy_service_pb2.UpdateProjectRateLimitResponse]
     """Sets the rate limits of one model pattern."""
     GetModelPermissions: _aio.UnaryUnaryMultiCallable[_project_policy_service_pb2.GetModelPermissionsRequest, _project_policy_service_pb2.GetModelPermissionsResponse]
-    """Which models the project may call."""
+    """Which models the project, or the whole organisation, may call."""
     UpdateModelPermissions: _aio.UnaryUnaryMultiCallable[_project_policy_service_pb2.UpdateModelPermissionsRequest, _project_policy_service_pb2.UpdateModelPermissionsResponse]
-    """Sets which models the project may call."""
+    """Sets which models the project, or the whole organisation, may call."""
     DeleteModelPermissions: _aio.UnaryUnaryMultiCallable[_project_policy_service_pb2.DeleteModelPermissionsRequest, _project_policy_service_pb2.DeleteModelPermissionsResponse]
     """Lets the project call every model that its organisation may."""
     GetDataRetention: _aio.UnaryUnaryMultiCallable[_project_policy_service_pb2.GetDataRetentionRequest, _project_policy_service_pb2.GetDataRetentionResponse]
@@ -32,7 +34,9 @@ class ProjectPolicyServiceStub:
     """Sets how long data may be kept."""
 
 class ProjectPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Administers what every key of a project is held to: rates, models, retention of data."""
+    """Administers what every key of a project is held to (rates, models, retention of data), and what all projects of an
+    organisation are (models, retention).
+    """
 
     @_abc_1.abstractmethod
     def ListProjectRateLimits(
@@ -56,7 +60,7 @@ class ProjectPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_policy_service_pb2.GetModelPermissionsRequest,
         context: _aio.ServicerContext[_project_policy_service_pb2.GetModelPermissionsRequest, _abc.Awaitable[_project_policy_service_pb2.GetModelPermissionsResponse]],
     ) -> _abc.Awaitable[_project_policy_service_pb2.GetModelPermissionsResponse]:
-        """Which models the project may call."""
+        """Which models the project, or the whole organisation, may call."""
 
     @_abc_1.abstractmethod
     def UpdateModelPermissions(
@@ -64,7 +68,7 @@ class ProjectPolicyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _project_policy_service_pb2.UpdateModelPermissionsRequest,
         context: _aio.ServicerContext[_project_policy_service_pb2.UpdateModelPermissionsRequest, _abc.Awaitable[_project_policy_service_pb2.UpdateModelPermissionsResponse]],
     ) -> _abc.Awaitable[_project_policy_service_pb2.UpdateModelPermissionsResponse]:
-        """Sets which models the project may call."""
+        """Sets which models the project, or the whole organisation, may call."""
 
     @_abc_1.abstractmethod
     def DeleteModelPermissions(

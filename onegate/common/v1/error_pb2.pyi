@@ -32,6 +32,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No key, a malformed key, or one that is unknown or revoked."""
     ERROR_REASON_KEY_EXPIRED: _ErrorReason.ValueType  # 2
     """The key was good once; its expiry has passed."""
+    ERROR_REASON_KEY_DISABLED: _ErrorReason.ValueType  # 3
+    """The key is disabled; an administrator may enable it again."""
     ERROR_REASON_MODEL_FORBIDDEN: _ErrorReason.ValueType  # 10
     """The key may not use this model."""
     ERROR_REASON_SCOPE_MISSING: _ErrorReason.ValueType  # 11
@@ -114,6 +116,8 @@ ERROR_REASON_INVALID_API_KEY: ErrorReason.ValueType  # 1
 """No key, a malformed key, or one that is unknown or revoked."""
 ERROR_REASON_KEY_EXPIRED: ErrorReason.ValueType  # 2
 """The key was good once; its expiry has passed."""
+ERROR_REASON_KEY_DISABLED: ErrorReason.ValueType  # 3
+"""The key is disabled; an administrator may enable it again."""
 ERROR_REASON_MODEL_FORBIDDEN: ErrorReason.ValueType  # 10
 """The key may not use this model."""
 ERROR_REASON_SCOPE_MISSING: ErrorReason.ValueType  # 11

@@ -2,20 +2,16 @@
 
 # ruff: noqa: N802 - methods are named as the contract names them
 
-from collections.abc import Iterable
 from dataclasses import replace
-from datetime import timedelta
 
 from onegate.auth.v1 import grant_pb2, key_service_pb2_grpc
 from onegate.auth.v1 import key_service_pb2 as pb
 from services.auth import key_rows, keys, rights_rows
-from services.auth.administration import Administration, Context, Deed, conflict, missing, refused
-from services.auth.desks import paging
-from services.auth.objects import ProjectUserRecord, ServiceAccountRecord, UserRecord
-from services.auth.records import KeyFilter, KeyRecord, NewKey, Page, Slice
-
-USER_ID_PREFIX = "user_"
-SERVICE_ACCOUNT_ID_PREFIX = "svc_"
+from services.auth.administration import Administration, Context, Deed, missing, refused
+from services.auth.desks import key_changes, paging
+from services.auth.desks.key_messages import shown
+from services.auth.objects import UserRecord
+from services.auth.records import KeyFilter, KeyRecord, NewKey, Page
 
 
 class KeyService(key_service_pb2_grpc.KeyServiceServicer):
@@ -32,10 +28,7 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
         def work(deed: Deed) -> pb.CreateKeyResponse:
             asked = _asked(deed, request)
             secret, key, made = make_key(deed, asked)
-            return pb.CreateKeyResponse(
-                key=keys.key_message(key, owners(deed, [key]).get(key.id)),
-                value=secret if made else "",
-            )
+            return pb.CreateKeyResponse(key=shown(deed, [key])[0], value=secret if made else "")
 
         return await self._administration.change(context, work)
 
@@ -46,7 +39,7 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
             key = _key(deed, request, "get")
             if request.live_only and key.revoked_at is not None:
                 raise missing("key")
-            return keys.key_message(key, owners(deed, [key]).get(key.id))
+            return shown(deed, [key])[0]
 
         return pb.GetKeyResponse(key=await self._administration.read(context, work))
 
@@ -63,9 +56,8 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
             )
             where = key_rows.wanted_keys(wanted)
             listing = key_rows.listed(deed.session, KeyRecord, where, _page(deed, request))
-            known = owners(deed, listing.rows)
             return pb.ListKeysResponse(
-                keys=[keys.key_message(key, known.get(key.id)) for key in listing.rows],
+                keys=shown(deed, listing.rows),
                 next_page_token=paging.page_token(listing.next_before),
             )
 
@@ -74,20 +66,57 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
     async def UpdateKey(
         self, request: pb.UpdateKeyRequest, context: Context
     ) -> pb.UpdateKeyResponse:
-        """Changes a project key's expiry and scopes."""
+        """Changes a key's name, expiry and what it may do."""
 
         def work(deed: Deed) -> pb.Key:
             wanted = pb.GetKeyRequest(
-                id=request.id, kind=grant_pb2.KEY_KIND_PROJECT, project_id=request.project_id
+                id=request.id,
+                kind=request.kind or grant_pb2.KEY_KIND_PROJECT,
+                project_id=request.project_id,
             )
             key = _key(deed, wanted, "update")
-            changed = _changed(deed, key, request)
+            changed = key_changes.changed(deed, key, request)
             if changed != key:
                 changed = key_rows.keep_key(deed.session, changed, now=deed.now)
                 deed.note(key.id, key, changed, key.project_id or "")
-            return keys.key_message(changed, owners(deed, [changed]).get(key.id))
+            return shown(deed, [changed])[0]
 
         return pb.UpdateKeyResponse(key=await self._administration.change(context, work))
+
+    async def RotateKey(
+        self, request: pb.RotateKeyRequest, context: Context
+    ) -> pb.RotateKeyResponse:
+        """Gives a key a new secret; it is in this answer alone."""
+
+        def work(deed: Deed) -> pb.RotateKeyResponse:
+            key = _key(deed, _named(request), "rotate")
+            rotated, value = key_changes.rotated(deed, key, request)
+            deed.note(key.id, key, rotated, key.project_id or "")
+            return pb.RotateKeyResponse(key=shown(deed, [rotated])[0], value=value)
+
+        return await self._administration.change(context, work)
+
+    async def DisableKey(
+        self, request: pb.DisableKeyRequest, context: Context
+    ) -> pb.DisableKeyResponse:
+        """Refuses a key for now. When this returns, every watcher of this process knows."""
+
+        def work(deed: Deed) -> pb.Key:
+            key = _key(deed, _named(request), "disable")
+            return shown(deed, [key_changes.switched(deed, key, on=False)])[0]
+
+        return pb.DisableKeyResponse(key=await self._administration.change(context, work))
+
+    async def EnableKey(
+        self, request: pb.EnableKeyRequest, context: Context
+    ) -> pb.EnableKeyResponse:
+        """Lets a key work again."""
+
+        def work(deed: Deed) -> pb.Key:
+            key = _key(deed, _named(request), "enable")
+            return shown(deed, [key_changes.switched(deed, key, on=True)])[0]
+
+        return pb.EnableKeyResponse(key=await self._administration.change(context, work))
 
     async def RevokeKey(
         self, request: pb.RevokeKeyRequest, context: Context
@@ -95,10 +124,7 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
         """Ends a key. When this returns, every watcher of this process has been told."""
 
         def work(deed: Deed) -> pb.Key:
-            wanted = pb.GetKeyRequest(
-                id=request.id, kind=request.kind, project_id=request.project_id
-            )
-            key = _key(deed, wanted, "revoke")
+            key = _key(deed, _named(request), "revoke")
             return keys.key_message(end_key(deed, key))
 
         return pb.RevokeKeyResponse(key=await self._administration.change(context, work))
@@ -121,45 +147,6 @@ def end_key(deed: Deed, key: KeyRecord) -> KeyRecord:
     ended = key_rows.keep_key(deed.session, replace(key, revoked_at=deed.now), now=deed.now)
     deed.note(key.id, key, ended, key.project_id or "")
     return ended
-
-
-def owners(deed: Deed, found: Iterable[KeyRecord]) -> dict[str, pb.KeyOwner]:
-    """Whose keys these are, by the keys' ids; keys of the organisation's own are left out."""
-    wanted = {key.id: key for key in found if key.principal_id}
-    ids = sorted({key.principal_id for key in wanted.values()})
-    whole = Slice(size=len(ids) + 1)
-    users = {user.id: user for user in deed.session.select(UserRecord, {"id": ids}, whole)}
-    accounts = {
-        row.id: row for row in deed.session.select(ServiceAccountRecord, {"id": ids}, whole)
-    }
-    known: dict[str, pb.KeyOwner] = {}
-    for key in wanted.values():
-        user, account = users.get(key.principal_id), accounts.get(key.principal_id)
-        if user is not None:
-            known[key.id] = _user_owner(deed, user, key.project_id)
-        elif account is not None:
-            known[key.id] = pb.KeyOwner(
-                id=account.id,
-                name=account.name,
-                role=account.role,
-                created_at=keys.timestamp(account.created_at),
-            )
-    return known
-
-
-def _user_owner(deed: Deed, user: UserRecord, project_id: str | None) -> pb.KeyOwner:
-    role = user.role
-    if project_id:
-        where = {"user_id": user.id, "project_id": project_id}
-        membership = deed.session.find(ProjectUserRecord, where)
-        role = membership.role if membership else "member"
-    return pb.KeyOwner(
-        id=user.id,
-        name=user.name,
-        email=user.email,
-        role=role,
-        created_at=keys.timestamp(user.created_at),
-    )
 
 
 def _asked(deed: Deed, request: pb.CreateKeyRequest) -> NewKey:
@@ -192,6 +179,12 @@ def _admin_key(deed: Deed, asked: NewKey, owner_id: str) -> NewKey:
     return replace(
         asked, principal_id=owner_id or maker_id, policy=replace(asked.policy, scopes=scopes)
     )
+
+
+def _named(
+    request: pb.RotateKeyRequest | pb.DisableKeyRequest | pb.EnableKeyRequest | pb.RevokeKeyRequest,
+) -> pb.GetKeyRequest:
+    return pb.GetKeyRequest(id=request.id, kind=request.kind, project_id=request.project_id)
 
 
 def _key(deed: Deed, wanted: pb.GetKeyRequest, action: str) -> KeyRecord:
@@ -233,20 +226,3 @@ def _page(deed: Deed, request: pb.ListKeysRequest) -> Page:
         if not token:
             raise refused("after", "must be the id of a key that was listed before")
     return paging.page(request.page_size, token, ascending=request.ascending)
-
-
-def _changed(deed: Deed, key: KeyRecord, request: pb.UpdateKeyRequest) -> KeyRecord:
-    """The key as it is asked to be. Raises CONFLICT for one that works no more."""
-    if key.revoked_at is not None or (key.expires_at is not None and key.expires_at <= deed.now):
-        raise conflict("The key has ended: make a new one.", "id")
-    changed = key
-    if request.HasField("expires_in_seconds"):
-        if request.expires_in_seconds < 1:
-            raise refused("expires_in_seconds", "must be at least 1")
-        keys.check_expiry(request.expires_in_seconds)
-        end = deed.now + timedelta(seconds=request.expires_in_seconds)
-        changed = replace(changed, expires_at=end)
-    if request.HasField("scopes"):
-        scopes = keys.checked_scopes(request.scopes.names, key.kind)
-        changed = replace(changed, policy=replace(changed.policy, scopes=scopes))
-    return changed

@@ -5,6 +5,7 @@ A change is pushed like a change of each of the project's keys.
 
 # ruff: noqa: N802 - methods are named as the contract names them
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -13,23 +14,23 @@ from onegate.auth.v1 import project_policy_service_pb2_grpc
 from services.auth import key_rows, keys
 from services.auth.administration import Administration, Context, Deed, missing, refused
 from services.auth.desks import paging
+from services.auth.desks.levels import keep_level
 from services.auth.objects import RateLimitRecord
-from services.auth.project_policy import ALLOW, DENY, policy_of
-from services.auth.records import ProjectRecord, Slice
+from services.auth.project_policy import ALLOW, DENY, models_policy, policy_of
+from services.auth.rate_limits import (
+    ID_PREFIX,
+    changed,
+    is_empty,
+    message,
+    model_of,
+    unlimited,
+    without,
+)
+from services.auth.records import OrganizationRecord, ProjectRecord, Slice
 
 LIMITS_MAX: Final = 100
 """How many model patterns of one project may have limits."""
 
-ID_PREFIX: Final = "rl-"
-EVERY_MODEL: Final = "*"
-NUMBERS: Final = (
-    "requests_per_minute",
-    "tokens_per_minute",
-    "images_per_minute",
-    "audio_megabytes_per_minute",
-    "requests_per_day",
-    "batch_input_tokens_per_day",
-)
 # https://platform.openai.com/docs/api-reference/projects/data-retention
 ORGANIZATION_RETENTION: Final = (
     "zero_data_retention",
@@ -59,8 +60,8 @@ class ProjectPolicyService(project_policy_service_pb2_grpc.ProjectPolicyServiceS
         asked = paging.part(request.page, before=request.before, order="model")
         part = replace(
             asked,
-            after=_model(request.page.after) if request.page.after else None,
-            before=_model(request.before) if request.before else None,
+            after=model_of(request.page.after) if request.page.after else None,
+            before=model_of(request.before) if request.before else None,
             ascending=True,
         )
 
@@ -69,9 +70,7 @@ class ProjectPolicyService(project_policy_service_pb2_grpc.ProjectPolicyServiceS
             return deed.session.select(RateLimitRecord, {"project_id": project.id}, part)
 
         rows, has_more = paging.split(await self._administration.read(context, work), part)
-        return pb.ListProjectRateLimitsResponse(
-            rate_limits=map(_limit_message, rows), has_more=has_more
-        )
+        return pb.ListProjectRateLimitsResponse(rate_limits=map(message, rows), has_more=has_more)
 
     async def UpdateProjectRateLimit(
         self, request: pb.UpdateProjectRateLimitRequest, context: Context
@@ -80,47 +79,40 @@ class ProjectPolicyService(project_policy_service_pb2_grpc.ProjectPolicyServiceS
 
         def work(deed: Deed) -> RateLimitRecord:
             project = deed.active_project("rate_limits.update", request.project_id)
-            model = _model(request.rate_limit.id)
-            where = {"project_id": project.id, "model": model}
-            before = deed.session.find(RateLimitRecord, where)
-            limit = _changed(before or _unlimited(deed, project, model), request.rate_limit)
-            if before is None:
-                _check_count(deed, project)
-                deed.session.insert(limit)
-            else:
-                deed.session.replace(limit)
-            if limit != before:
-                _keep(deed, project)
-                deed.note(f"{ID_PREFIX}{model}", before, limit, project.id)
-            return limit
+            return set_project_limit(deed, project, request.rate_limit)
 
         limit = await self._administration.change(context, work)
-        return pb.UpdateProjectRateLimitResponse(rate_limit=_limit_message(limit))
+        return pb.UpdateProjectRateLimitResponse(rate_limit=message(limit))
 
     async def GetModelPermissions(
         self, request: pb.GetModelPermissionsRequest, context: Context
     ) -> pb.GetModelPermissionsResponse:
         """Which models the project may call."""
-        project = await self._administration.read(
-            context, lambda deed: deed.project("model_permissions.get", request.project_id)
-        )
-        return pb.GetModelPermissionsResponse(permissions=_permissions_message(project))
+
+        def work(deed: Deed) -> OrganizationRecord | ProjectRecord:
+            if request.project_id:
+                return deed.project("model_permissions.get", request.project_id)
+            deed.allow("organization.model_permissions.get")
+            return deed.organization()
+
+        level = await self._administration.read(context, work)
+        return pb.GetModelPermissionsResponse(permissions=_permissions_message(level))
 
     async def UpdateModelPermissions(
         self, request: pb.UpdateModelPermissionsRequest, context: Context
     ) -> pb.UpdateModelPermissionsResponse:
         """Sets which models the project may call."""
 
-        def work(deed: Deed) -> ProjectRecord:
-            project = deed.active_project("model_permissions.update", request.project_id)
+        def work(deed: Deed) -> OrganizationRecord | ProjectRecord:
+            level = _permitted(deed, request.project_id, "update")
             mode = _MODES.get(request.permissions.mode)
             if mode is None:
                 raise refused("mode", "must be allow_list or deny_list")
             models = keys.checked_patterns(request.permissions.models, "model_ids")
-            return _changed_project(deed, project, mode, models)
+            return _with_models(deed, level, mode, models)
 
-        project = await self._administration.change(context, work)
-        return pb.UpdateModelPermissionsResponse(permissions=_permissions_message(project))
+        level = await self._administration.change(context, work)
+        return pb.UpdateModelPermissionsResponse(permissions=_permissions_message(level))
 
     async def DeleteModelPermissions(
         self, request: pb.DeleteModelPermissionsRequest, context: Context
@@ -128,8 +120,7 @@ class ProjectPolicyService(project_policy_service_pb2_grpc.ProjectPolicyServiceS
         """Lets the project call every model that its organisation may."""
 
         def work(deed: Deed) -> None:
-            project = deed.active_project("model_permissions.delete", request.project_id)
-            _changed_project(deed, project, "", ())
+            _with_models(deed, _permitted(deed, request.project_id, "delete"), "", ())
 
         await self._administration.change(context, work)
         return pb.DeleteModelPermissionsResponse()
@@ -179,38 +170,40 @@ def _check_word(word: str, words: tuple[str, ...]) -> None:
         raise refused("retention_type", f"must be one of {', '.join(words)}")
 
 
-def _model(limit_id: str) -> str:
-    """The model pattern that a limit's id names. Raises NOT_FOUND."""
-    model = limit_id.removeprefix(ID_PREFIX)
-    if model == limit_id or not model:
-        raise missing(f"rate limit; an id is {ID_PREFIX} and a model, such as {ID_PREFIX}*")
-    keys.check_pattern("rate_limit_id", model)
-    return model
+def set_project_limit(
+    deed: Deed, project: ProjectRecord, asked: pb.ProjectRateLimit
+) -> RateLimitRecord:
+    """Sets numbers of one model pattern in a project."""
+    model = model_of(asked.id)
+    before = deed.session.find(RateLimitRecord, {"project_id": project.id, "model": model})
+    row = before or unlimited(project.organization_id, project.id, model, deed.new_id("rl"))
+    limit = changed(row, asked)
+    if before is None:
+        _check_count(deed, project)
+        deed.session.insert(limit)
+    else:
+        deed.session.replace(limit)
+    if limit != before:
+        _keep(deed, project)
+        deed.note(f"{ID_PREFIX}{model}", before, limit, project.id)
+    return limit
 
 
-def _unlimited(deed: Deed, project: ProjectRecord, model: str) -> RateLimitRecord:
-    return RateLimitRecord(
-        id=deed.new_id("rl"),
-        organization_id=project.organization_id,
-        project_id=project.id,
-        model=model,
-        requests_per_minute=None,
-        tokens_per_minute=None,
-        images_per_minute=None,
-        audio_megabytes_per_minute=None,
-        requests_per_day=None,
-        batch_input_tokens_per_day=None,
-    )
-
-
-def _changed(limit: RateLimitRecord, asked: pb.ProjectRateLimit) -> RateLimitRecord:
-    """The limit with what is set in the request."""
-    for name in NUMBERS:
-        if asked.HasField(name):
-            value: int = getattr(asked, name)
-            if not 0 <= value <= keys.RATE_AMOUNT_MAX:
-                raise refused(name, f"must be 0 to {keys.RATE_AMOUNT_MAX}")
-            limit = replace(limit, **{name: value})  # type: ignore[arg-type]
+def unset_project_limit(
+    deed: Deed, project: ProjectRecord, limit_id: str, fields: Sequence[str]
+) -> RateLimitRecord:
+    """Takes numbers of one model pattern in a project away. Raises NOT_FOUND."""
+    model = model_of(limit_id)
+    before = deed.session.find(RateLimitRecord, {"project_id": project.id, "model": model})
+    if before is None:
+        raise missing("rate limit")
+    limit = without(before, fields)
+    if is_empty(limit):
+        deed.session.delete(RateLimitRecord, {"id": before.id})
+    else:
+        deed.session.replace(limit)
+    _keep(deed, project)
+    deed.note(limit_id, before, None if is_empty(limit) else limit, project.id)
     return limit
 
 
@@ -220,14 +213,22 @@ def _check_count(deed: Deed, project: ProjectRecord) -> None:
         raise refused("rate_limit_id", f"is one too many: a project has at most {LIMITS_MAX}")
 
 
-def _changed_project(
-    deed: Deed, project: ProjectRecord, mode: str, models: tuple[str, ...]
-) -> ProjectRecord:
-    changed = replace(project, model_mode=mode, models=models)
-    if changed != project:
-        kept = _keep(deed, changed)
-        deed.note(project.id, project, kept, project.id)
-    return changed
+def _permitted(deed: Deed, project_id: str, action: str) -> OrganizationRecord | ProjectRecord:
+    """The level whose models the caller may permit."""
+    if project_id:
+        return deed.active_project(f"model_permissions.{action}", project_id)
+    deed.allow(f"organization.model_permissions.{action}")
+    return deed.organization()
+
+
+def _with_models(
+    deed: Deed,
+    level: OrganizationRecord | ProjectRecord,
+    mode: str,
+    models: tuple[str, ...],
+) -> OrganizationRecord | ProjectRecord:
+    said = replace(level, model_mode=mode, models=models)
+    return keep_level(deed, level, replace(said, policy=models_policy(said)))
 
 
 def _keep(deed: Deed, project: ProjectRecord) -> ProjectRecord:
@@ -239,19 +240,6 @@ def _keep(deed: Deed, project: ProjectRecord) -> ProjectRecord:
     return key_rows.keep_project(deed.session, narrowed, now=deed.now)
 
 
-def _limit_message(limit: RateLimitRecord) -> pb.ProjectRateLimit:
-    return pb.ProjectRateLimit(
-        id=f"{ID_PREFIX}{limit.model}",
-        model=limit.model,
-        requests_per_minute=limit.requests_per_minute,
-        tokens_per_minute=limit.tokens_per_minute,
-        images_per_minute=limit.images_per_minute,
-        audio_megabytes_per_minute=limit.audio_megabytes_per_minute,
-        requests_per_day=limit.requests_per_day,
-        batch_input_tokens_per_day=limit.batch_input_tokens_per_day,
-    )
-
-
-def _permissions_message(project: ProjectRecord) -> pb.ModelPermissions:
-    mode = _MODE_OF.get(project.model_mode, pb.MODEL_PERMISSION_MODE_DENY)
-    return pb.ModelPermissions(mode=mode, models=project.models)
+def _permissions_message(level: OrganizationRecord | ProjectRecord) -> pb.ModelPermissions:
+    mode = _MODE_OF.get(level.model_mode, pb.MODEL_PERMISSION_MODE_DENY)
+    return pb.ModelPermissions(mode=mode, models=level.models)

@@ -11,7 +11,8 @@ from onegate.auth.v1 import service_account_service_pb2 as pb
 from services.auth import key_rows, keys
 from services.auth.administration import Administration, Context, Deed, missing, refused
 from services.auth.desks import paging
-from services.auth.desks.keys import end_key, make_key, owners
+from services.auth.desks.key_messages import shown
+from services.auth.desks.keys import end_key, make_key
 from services.auth.objects import ServiceAccountRecord
 from services.auth.records import NewKey
 
@@ -47,7 +48,7 @@ class ServiceAccountService(service_account_service_pb2_grpc.ServiceAccountServi
             if not request.account_only:
                 asked = _asked(account, "", request.expires_in_seconds, ())
                 made.value, key, _ = make_key(deed, asked)
-                made.key.CopyFrom(keys.key_message(key, owners(deed, [key]).get(key.id)))
+                made.key.CopyFrom(shown(deed, [key])[0])
             return made
 
         return await self._administration.change(context, work)
@@ -63,7 +64,7 @@ class ServiceAccountService(service_account_service_pb2_grpc.ServiceAccountServi
             account = _account(deed, operation, request.project_id, request.service_account_id)
             asked = _asked(account, request.name, request.expires_in_seconds, request.scopes)
             secret, key, _ = make_key(deed, asked)
-            message = keys.key_message(key, owners(deed, [key]).get(key.id))
+            message = shown(deed, [key])[0]
             return pb.CreateServiceAccountKeyResponse(key=message, value=secret)
 
         return await self._administration.change(context, work)

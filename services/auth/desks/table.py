@@ -8,12 +8,14 @@ from onegate.auth.v1 import (
     data_policy_service_pb2_grpc,
     group_service_pb2_grpc,
     invite_service_pb2_grpc,
+    key_policy_service_pb2_grpc,
     key_service_pb2_grpc,
     organization_service_pb2_grpc,
     project_group_service_pb2_grpc,
     project_policy_service_pb2_grpc,
     project_service_pb2_grpc,
     project_user_service_pb2_grpc,
+    rate_limit_service_pb2_grpc,
     role_service_pb2_grpc,
     service_account_service_pb2_grpc,
     user_service_pb2_grpc,
@@ -23,16 +25,20 @@ from services.auth.desks.audit import AuditService
 from services.auth.desks.data_policy import DataPolicyService
 from services.auth.desks.groups import GroupService, ProjectGroupService
 from services.auth.desks.invites import InviteService
+from services.auth.desks.key_policy import KeyPolicyService
 from services.auth.desks.keys import KeyService
 from services.auth.desks.organizations import OrganizationService
 from services.auth.desks.project_policy import ProjectPolicyService
 from services.auth.desks.projects import ProjectService
+from services.auth.desks.rate_limits import RateLimitService
 from services.auth.desks.roles import RoleService
 from services.auth.desks.service_accounts import ServiceAccountService
 from services.auth.desks.users import ProjectUserService, UserService
 
 DESKS: Final[tuple[tuple[Callable[[Any, Any], None], Callable[[Administration], object]], ...]] = (
     (key_service_pb2_grpc.add_KeyServiceServicer_to_server, KeyService),
+    (key_policy_service_pb2_grpc.add_KeyPolicyServiceServicer_to_server, KeyPolicyService),
+    (rate_limit_service_pb2_grpc.add_RateLimitServiceServicer_to_server, RateLimitService),
     (project_service_pb2_grpc.add_ProjectServiceServicer_to_server, ProjectService),
     (
         service_account_service_pb2_grpc.add_ServiceAccountServiceServicer_to_server,

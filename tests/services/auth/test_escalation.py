@@ -43,6 +43,7 @@ pytestmark = pytest.mark.anyio
 
 TRIES = 250
 Attempt = tuple[Any, Any]
+Secrets = key_service_pb2.CreateKeyResponse | key_service_pb2.RotateKeyResponse
 
 
 @dataclass
@@ -55,6 +56,7 @@ class World:
     groups: list[str] = field(default_factory=list)
     roles: list[tuple[str, str]] = field(default_factory=list)
     projects: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         line = self.at.channel
@@ -116,6 +118,13 @@ class World:
             name="climber", kind=grant_pb2.KEY_KIND_ADMIN, owner_id=self.users[0]
         )
         made = await self.operate(self.at.keys.CreateKey, request)
+        for owner_id in ("", self.users[3]):
+            # The organisation's own key and an owner's: whoever got hold of them would rise.
+            other = key_service_pb2.CreateKeyRequest(
+                name="other", kind=grant_pb2.KEY_KIND_ADMIN, owner_id=owner_id
+            )
+            self.keys.append((await self.operate(self.at.keys.CreateKey, other)).key.id)
+        self.keys.append(made.key.id)
         return made.value, made.key.id
 
     async def _power(self) -> role_service_pb2.Role:
@@ -139,6 +148,9 @@ class World:
             self._enter_project,
             self._let_group_in,
             self._mint,
+            self._rotate,
+            self._update_key,
+            self._enable,
             self._invite,
         ]
         return self.dice.choice(tries)()
@@ -219,6 +231,24 @@ class World:
             scopes=scopes,
         )
 
+    def _rotate(self) -> Attempt:
+        return self.at.keys.RotateKey, key_service_pb2.RotateKeyRequest(
+            id=self.dice.choice(self.keys), grace_seconds=60
+        )
+
+    def _update_key(self) -> Attempt:
+        names = self._permissions() if self.dice.random() < 0.5 else []
+        return self.at.keys.UpdateKey, key_service_pb2.UpdateKeyRequest(
+            id=self.dice.choice(self.keys),
+            kind=grant_pb2.KEY_KIND_ADMIN,
+            scopes=key_service_pb2.KeyScopes(names=names),
+        )
+
+    def _enable(self) -> Attempt:
+        return self.at.keys.EnableKey, key_service_pb2.EnableKeyRequest(
+            id=self.dice.choice(self.keys)
+        )
+
     def _invite(self) -> Attempt:
         projects = [
             invite_service_pb2.InviteProject(
@@ -261,8 +291,9 @@ async def test_no_call_raises_its_callers_rights(tmp_path: Path, seed: int) -> N
                 reasons[error.reason] += 1
                 continue
             done.add(type(request).__name__)
-            if isinstance(answer, key_service_pb2.CreateKeyResponse):
+            if isinstance(answer, Secrets):
                 keys[answer.value] = answer.key.id
+                world.keys.append(answer.key.id)
             for held in keys.values():
                 after = await world.rights(held)
                 for place in ("", *world.projects):

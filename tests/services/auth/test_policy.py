@@ -8,12 +8,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onegate.auth.v1 import grant_pb2
+from runtime.networks import is_inside
 from runtime.patterns import allows, matches
-from services.auth.policy import NOTHING, PATTERNS_MAX, Policy, RateLimit, effective, meet, narrow
+from services.auth.policy import (
+    NOTHING,
+    PATTERNS_MAX,
+    Policy,
+    RateLimit,
+    effective,
+    from_json,
+    meet,
+    narrow,
+    to_json,
+)
+from services.router.admission import CallFacts, listing_refusal, refusal
 
 PATTERN = st.text("ab*", min_size=1, max_size=6)
 LISTS = st.lists(PATTERN, max_size=3).map(tuple)
 MODELS = ["".join(text) for n in range(9) for text in itertools.product("ab", repeat=n)]
+SCOPES = ("model.request", "model.chat.request", "model.images.request", "model.read")
+NETWORKS = ("10.0.0.0/8", "10.1.0.0/16", "10.1.2.3/32", "192.0.2.0/24", "fd00::/8", "fd00::1/128")
+ADDRESSES = ("10.9.9.9", "10.1.9.9", "10.1.2.3", "192.0.2.1", "fd00::1", "fd00::2", "8.8.8.8", "")
 LIMITS = st.builds(
     RateLimit,
     meter=st.just(grant_pb2.RATE_METER_REQUESTS),
@@ -27,6 +42,8 @@ POLICIES = st.builds(
     models_denied=st.lists(PATTERN, max_size=2).map(tuple),
     rate_limits=st.lists(LIMITS, max_size=3).map(tuple),
     tags=st.dictionaries(st.sampled_from("xyz"), st.sampled_from("12"), max_size=2),
+    scopes=st.lists(st.sampled_from(SCOPES), max_size=3).map(tuple),
+    networks=st.lists(st.sampled_from(NETWORKS), max_size=3).map(tuple),
 )
 
 
@@ -73,6 +90,34 @@ def test_three_levels_allow_what_each_of_them_allows(
     together = effective(organization, project, key)
     expected = let_through(organization) & let_through(project) & let_through(key)
     assert let_through(together) == expected
+
+
+def calls(policy: Policy) -> set[str]:
+    """What the router lets a key with these scopes do."""
+    facts = [CallFacts(model="m", priced=True, scope=scope) for scope in SCOPES[1:3]]
+    held = grant_pb2.Grant(kind=grant_pb2.KEY_KIND_PROJECT, scopes=policy.scopes)
+    found = {fact.scope for fact in facts if refusal(held, fact, 0.0) is None}
+    return found | ({"list"} if listing_refusal(held, 0.0) is None else set())
+
+
+@settings(deadline=None)
+@given(POLICIES, POLICIES)
+def test_what_a_child_may_do_and_from_where_is_what_both_levels_say(
+    parent: Policy, child: Policy
+) -> None:
+    together = narrow(parent, child)
+    for address in ADDRESSES:
+        both = all(not p.networks or is_inside(address, p.networks) for p in (parent, child))
+        assert both == (not together.networks or is_inside(address, together.networks))
+    assert calls(together) <= calls(parent) & calls(child)
+    # Listing models comes with any call; nothing that calls is lost.
+    assert calls(together) - {"list"} == (calls(parent) & calls(child)) - {"list"}
+
+
+@settings(deadline=None)
+@given(POLICIES)
+def test_a_policy_is_read_as_it_was_written(policy: Policy) -> None:
+    assert from_json(to_json(policy)) == policy
 
 
 @settings(deadline=None)

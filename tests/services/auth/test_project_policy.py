@@ -9,7 +9,7 @@ from runtime.errors import GatewayError
 from runtime.patterns import allows
 from services.auth.keys import checked_scopes
 from services.auth.objects import RateLimitRecord
-from services.auth.policy import NO_SCOPE, Policy, RateLimit, narrow
+from services.auth.policy import NO_SCOPE, Policy, narrow
 from services.auth.project_policy import ALLOW, DENY, policy_of
 from services.auth.records import ProjectRecord
 from tests.services.auth.ports import NOON
@@ -62,18 +62,17 @@ def test_a_list_of_models_means_what_people_mean(
 
 @pytest.mark.parametrize(("model", "pattern"), [("openai/*", "openai/*"), ("a", "*/a"), ("*", "")])
 def test_a_rate_limit_counts_for_the_whole_project(model: str, pattern: str) -> None:
-    rates = policy_of(PROJECT, [replace(LIMIT, model=model)]).rate_limits
-    asked = ((5, 60), (0, 86_400))
-    assert rates == tuple(
-        RateLimit(
-            meter=grant_pb2.RATE_METER_REQUESTS,
-            amount=amount,
-            window_s=window_s,
-            scope=grant_pb2.RATE_SCOPE_PROJECT,
-            model=pattern,
-        )
-        for amount, window_s in asked
-    )
+    limit = replace(LIMIT, model=model, tokens_per_day=9, concurrent_calls=2)
+    rates = policy_of(PROJECT, [limit]).rate_limits
+    assert {(rate.meter, rate.window_s): rate.amount for rate in rates} == {
+        (grant_pb2.RATE_METER_REQUESTS, 60): 5,
+        (grant_pb2.RATE_METER_REQUESTS, 86_400): 0,
+        (grant_pb2.RATE_METER_TOKENS, 86_400): 9,
+        (grant_pb2.RATE_METER_IMAGES, 60): 7,
+        (grant_pb2.RATE_METER_AUDIO_MEGABYTES, 60): 7,
+        (grant_pb2.RATE_METER_CONCURRENCY, 0): 2,
+    }
+    assert {(rate.model, rate.scope) for rate in rates} == {(pattern, grant_pb2.RATE_SCOPE_PROJECT)}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +83,10 @@ def test_a_rate_limit_counts_for_the_whole_project(model: str, pattern: str) -> 
         ((), ("a",), ("a",)),
         (("a", "b"), ("b", "c"), ("b",)),
         (("a",), ("b",), (NO_SCOPE,)),
+        (("model.request",), ("model.chat.request",), ("model.chat.request",)),
+        (("model.chat.request", "model.read"), ("model.request",), ("model.chat.request",)),
+        (("model.chat.request",), ("model.images.request",), (NO_SCOPE,)),
+        (("model.request",), ("model.read",), (NO_SCOPE,)),
     ],
 )
 def test_scopes_that_both_levels_say_are_left(

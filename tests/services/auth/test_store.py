@@ -75,9 +75,10 @@ async def second_organization(directory: Path) -> tuple[str, str]:
     """Another organisation with a project, as a later release may make them."""
     await run_statements(
         directory,
-        "INSERT INTO organizations VALUES ('org_2', 'other', '{}', 1000, 1000, 0, '')",
-        "INSERT INTO projects VALUES"
-        " ('proj_2', 'org_2', 'other', '{}', 1001, 1001, 0, NULL, '', '', '', '[]')",
+        "INSERT INTO organizations (id, name, policy, version, created_revision, created_at_us)"
+        " VALUES ('org_2', 'other', '{}', 1000, 1000, 0)",
+        "INSERT INTO projects (id, organization_id, name, policy, version, created_revision,"
+        " created_at_us) VALUES ('proj_2', 'org_2', 'other', '{}', 1001, 1001, 0)",
         "UPDATE revisions SET newest = 1001",
     )
     return "org_2", "proj_2"

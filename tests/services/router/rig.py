@@ -86,6 +86,11 @@ class FakeAuth(grant_service_pb2_grpc.GrantServiceServicer):
             raise GatewayError(error_pb2.ERROR_REASON_INVALID_API_KEY, "unknown")
         return grant_service_pb2.GetGrantResponse(grant=grant)
 
+    async def ReportUse(  # noqa: N802
+        self, request: grant_service_pb2.ReportUseRequest, context: Context
+    ) -> grant_service_pb2.ReportUseResponse:
+        return grant_service_pb2.ReportUseResponse()
+
     async def WatchGrants(  # noqa: N802
         self, request: grant_service_pb2.WatchGrantsRequest, context: Context
     ) -> AsyncIterator[grant_service_pb2.WatchGrantsResponse]:

@@ -269,3 +269,10 @@ def test_counters_at_rest_are_forgotten_when_there_are_too_many(
     assert len(counted._busy) <= 11
     busy.close(0, 1.0)
     assert all(place[0] == 0 for place in counted._busy.values())
+
+
+def test_what_a_chat_call_does_not_use_does_not_hold_it_back() -> None:
+    counted = Limits()
+    meters = (grant_pb2.RATE_METER_IMAGES, grant_pb2.RATE_METER_AUDIO_MEGABYTES)
+    owner = grant(*(rate(meter, 0) for meter in meters))
+    assert counted.admit(owner, "openai/gpt-5", lambda: 1, 0.0).requests is None
