@@ -29,6 +29,7 @@ from runtime.settings import (
     NEED_BASE_URL,
     AuthSettings,
     EdgeSettings,
+    LimitsSettings,
     ProviderSettings,
     RouterSettings,
     RpcSettings,
@@ -44,6 +45,7 @@ __all__ = [
     "AuthSettings",
     "ConfigError",
     "EdgeSettings",
+    "LimitsSettings",
     "ProviderSettings",
     "RouterSettings",
     "RpcSettings",
@@ -71,6 +73,7 @@ _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "router": RouterSettings,
     "auth": AuthSettings,
     "usage": UsageSettings,
+    "limits": LimitsSettings,
     "rpc": RpcSettings,
     "telemetry": TelemetrySettings,
 }

@@ -166,6 +166,24 @@ def dsn(value: str) -> str | None:
     return "must look like sqlite:///var/lib/onegate/auth.db or postgresql://host/database"
 
 
+def valkey_url(value: str) -> str | None:
+    """Where Valkey is; empty for nowhere."""
+    if not value:
+        return None
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        return "is not a URL"
+    if parts.password is not None:
+        return "must not hold a password: put it into the file that valkey_password_file names"
+    schemes = ("valkey", "valkeys", "redis", "rediss")
+    is_place = parts.hostname if parts.scheme in schemes else parts.path.strip("/")
+    if parts.scheme not in (*schemes, "unix") or not is_place or "?" in value or "#" in value:
+        return "must look like valkey://host:6379/0, valkeys://host (TLS) or unix:///path"
+    return None
+
+
 def base_url(value: str) -> str | None:
     """A provider's URL, to which paths are appended; empty for the vendor's own."""
     if not value:

@@ -107,6 +107,18 @@ class RouterSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsSettings:
+    """Rate limits that routers share. ``valkey_deadline_s`` is the most that asking Valkey may add
+    to a call; after it, this router keeps to its share of each limit.
+    """
+
+    valkey_url: str = field(default="", metadata=ruled(rules.valkey_url))
+    valkey_password_file: str = field(default="", metadata=ruled(rules.path))
+    valkey_deadline_s: float = field(default=0.05, metadata=between(0.01, 1))
+    valkey_namespace: str = field(default="onegate", metadata=ruled(rules.provider_name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuthSettings:
     """The auth service. ``pepper_file`` holds the HMAC secret; made on the first start when
     absent. ``dsn`` may hold a password and is never shown; ``dsn_file`` names a file that holds it.
@@ -196,6 +208,7 @@ class Settings:
     router: RouterSettings = field(default_factory=RouterSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
     usage: UsageSettings = field(default_factory=UsageSettings)
+    limits: LimitsSettings = field(default_factory=LimitsSettings)
     rpc: RpcSettings = field(default_factory=RpcSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     providers: tuple[ProviderSettings, ...] = ()

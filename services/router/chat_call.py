@@ -81,9 +81,11 @@ class ChatCall:
         if not plan.candidates:
             raise plan.refusal()
         self._excluded.extend(plan.excluded)
-        ticket = parts.limits.admit(
-            grant, plan.candidates[0].id, partial(bounds.tokens_guess, request), now_s
-        )
+        tokens, model = partial(bounds.tokens_guess, request), plan.candidates[0].id
+        if grant.rate_limits and parts.shared_limits is not None:
+            ticket = await parts.shared_limits.admit(grant, model, tokens, now_s)
+        else:
+            ticket = parts.limits.admit(grant, model, tokens, now_s)
         parts.retries.earn(now_s)
         limit_s = parts.settings.call_timeout_s
         deadline_s = now_s + min(self._call.timeout_s or limit_s, limit_s)

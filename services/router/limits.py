@@ -153,17 +153,13 @@ class Limits:
         Raises RATE_LIMIT_EXCEEDED, with the time after which the call would be admitted.
         """
         ticket = Ticket()
-        applicable = [
-            rate
-            for rate in grant.rate_limits
-            if rate.meter in _UNITS and (not rate.model or matches(rate.model, model))
-        ]
-        if not applicable:
+        rates = applicable(grant, model)
+        if not rates:
             return ticket
         asked = _Asked(self, grant, tokens, now_s)
-        for rate in applicable:
+        for rate in rates:
             asked.check(rate)
-        for rate in applicable:
+        for rate in rates:
             asked.take(rate, ticket)
         return ticket
 
@@ -208,30 +204,30 @@ class _Asked:
     def check(self, rate: grant_pb2.RateLimit) -> None:
         """Raises when there is no room."""
         if rate.meter == grant_pb2.RATE_METER_CONCURRENCY:
-            if self._limits.busy(self._key(rate))[0] >= rate.amount:
-                raise _exceeded(rate, _BUSY_RETRY_MS)
+            if self._limits.busy(counter_key(self._grant, rate))[0] >= rate.amount:
+                raise exceeded(rate, _BUSY_RETRY_MS)
             return
-        window = self._limits.window(self._key(rate), rate.window_s, self._now_s)
+        window = self._limits.window(counter_key(self._grant, rate), rate.window_s, self._now_s)
         wait_s = window.wait_s(self._amount(rate), rate.amount, self._now_s)
         if wait_s > 0 or rate.amount <= 0:
-            raise _exceeded(rate, _ms(wait_s))
+            raise exceeded(rate, _ms(wait_s))
 
     def take(self, rate: grant_pb2.RateLimit, ticket: Ticket) -> None:
         """Takes the place that was found."""
         if rate.meter == grant_pb2.RATE_METER_CONCURRENCY:
-            place = self._limits.busy(self._key(rate))
+            place = self._limits.busy(counter_key(self._grant, rate))
             place[0] += 1
             ticket._places.append(place)  # noqa: SLF001 - the ticket is this module's own
             return
-        window = self._limits.window(self._key(rate), rate.window_s, self._now_s)
+        window = self._limits.window(counter_key(self._grant, rate), rate.window_s, self._now_s)
         amount = self._amount(rate)
         slot = window.add(amount, self._now_s)
         status = window.status(rate.amount, self._now_s)
         if rate.meter == grant_pb2.RATE_METER_TOKENS:
             ticket._reserved.append((window, slot, amount))  # noqa: SLF001
-            ticket.tokens = _tighter(ticket.tokens, status)
+            ticket.tokens = tighter(ticket.tokens, status)
         else:
-            ticket.requests = _tighter(ticket.requests, status)
+            ticket.requests = tighter(ticket.requests, status)
 
     def _amount(self, rate: grant_pb2.RateLimit) -> int:
         """How much the call takes; never more than the whole limit, or it could never run."""
@@ -241,21 +237,33 @@ class _Asked:
             self._tokens = self._estimate()
         return min(self._tokens, rate.amount)
 
-    def _key(self, rate: grant_pb2.RateLimit) -> Key:
-        grant = self._grant
-        owner = grant.key_id
-        if rate.scope == grant_pb2.RATE_SCOPE_PROJECT:
-            owner = grant.project_id
-        elif rate.scope == grant_pb2.RATE_SCOPE_ORGANIZATION:
-            owner = grant.organization_id
-        return (rate.scope, owner, rate.meter, rate.window_s, rate.model)
+
+def applicable(grant: grant_pb2.Grant, model: str) -> list[grant_pb2.RateLimit]:
+    """The limits of a grant that count a call of ``provider/model``."""
+    return [
+        rate
+        for rate in grant.rate_limits
+        if rate.meter in _UNITS and (not rate.model or matches(rate.model, model))
+    ]
 
 
-def _tighter(one: chat_pb2.LimitStatus | None, other: chat_pb2.LimitStatus) -> chat_pb2.LimitStatus:
+def counter_key(grant: grant_pb2.Grant, rate: grant_pb2.RateLimit) -> Key:
+    """What shares one counter."""
+    owner = grant.key_id
+    if rate.scope == grant_pb2.RATE_SCOPE_PROJECT:
+        owner = grant.project_id
+    elif rate.scope == grant_pb2.RATE_SCOPE_ORGANIZATION:
+        owner = grant.organization_id
+    return (rate.scope, owner, rate.meter, rate.window_s, rate.model)
+
+
+def tighter(one: chat_pb2.LimitStatus | None, other: chat_pb2.LimitStatus) -> chat_pb2.LimitStatus:
+    """Whichever leaves less room."""
     return other if one is None or other.remaining < one.remaining else one
 
 
-def _exceeded(rate: grant_pb2.RateLimit, wait_ms: int) -> GatewayError:
+def exceeded(rate: grant_pb2.RateLimit, wait_ms: int) -> GatewayError:
+    """What a caller is told whose limit is used up."""
     unit = _UNITS.get(rate.meter, "requests")
     per = "" if rate.meter == grant_pb2.RATE_METER_CONCURRENCY else f" in {rate.window_s} s"
     of = f" of {rate.model}" if rate.model else ""

@@ -14,6 +14,7 @@ from services.router.health import Health, RetryBudget
 from services.router.limits import Limits
 from services.router.meters import Meters
 from services.router.providers.base import UpstreamRequest, Wire
+from services.router.shared_limits import SharedLimits
 from services.router.upstream import Target, Upstream
 from services.router.watchdog import Watchdog
 
@@ -103,3 +104,5 @@ class Parts:
     journal: Journal
     shipper: Shipper
     meters: Meters
+    shared_limits: SharedLimits | None = None
+    """Where several routers count together."""
