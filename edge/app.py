@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 from edge.admin.endpoints import AdminEndpoints
+from edge.admission import Admission
 from edge.calls import Call, Endpoint, KeyEndpoint, PageEndpoint
 from edge.chat import ChatEndpoint
 from edge.dispatch import Dispatcher, Ports, common_headers
@@ -49,7 +50,8 @@ class Edge:
         auth = channel(edge.auth, settings.rpc)
         closing.push_async_callback(auth.close)
         self._admin = AdminEndpoints(auth, ports.clock)
-        dispatcher = Dispatcher(self.endpoints(), ports, edge.calls_max)
+        self.admission = Admission(edge.calls_max, ports.clock)
+        dispatcher = Dispatcher(self.endpoints(), ports, edge.calls_max, self.admission)
         self.server = HttpServer(dispatcher, edge, ports.clock)
         self._draining = False
 
@@ -66,6 +68,7 @@ class Edge:
                 path="/v1/chat/completions",
                 handle=self._chat.handle,
                 body_bytes_max=body_bytes_max,
+                sheds=True,
             ),
             KeyEndpoint(
                 name="models.list",
@@ -88,6 +91,7 @@ class Edge:
         """Connects and listens; returns the port."""
         await self._relay.start()
         self._ports.grants.start()
+        self.admission.start()
         await self._connected()
         return await self.server.start(reuse_port=self._settings.workers > 1)
 
@@ -120,6 +124,7 @@ class Edge:
 
     async def close(self) -> None:
         """Ends the connections to the peers."""
+        self.admission.close()
         await self._relay.close()
         await self._ports.grants.close()
 

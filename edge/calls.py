@@ -4,6 +4,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from edge.admission import Admission
 from edge.http import Request, Response
 from onegate.auth.v1 import grant_pb2
 
@@ -21,9 +22,11 @@ class Call:
         model: the model that was asked for, for the access log.
         first_byte_s: when the first piece of a stream went out, on the monotonic clock.
         counted: whether it counts against the calls under way.
+        admission: where it counts as waiting for its answer; ``None`` once that has begun.
     """
 
     __slots__ = (
+        "admission",
         "argument",
         "counted",
         "endpoint",
@@ -45,6 +48,18 @@ class Call:
         self.model = ""
         self.first_byte_s: float | None = None
         self.counted = False
+        self.admission: Admission | None = None
+
+    def began(self, now_s: float) -> None:
+        """The first piece of its answer goes out."""
+        self.first_byte_s = now_s
+        self.waits_no_more()
+
+    def waits_no_more(self) -> None:
+        """Its answer is there, or will never be."""
+        if self.admission is not None:
+            self.admission.waiting -= 1
+            self.admission = None
 
 
 Page: TypeAlias = Callable[[Call], Response]
@@ -80,6 +95,8 @@ class KeyEndpoint:
         path: the path; a last segment of ``{…}`` takes the rest, slashes included.
         handle: what answers.
         body_bytes_max: the longest body that is taken.
+        sheds: whether it is refused when the process has too much to do: model calls are, what
+            operators need is not.
     """
 
     name: str
@@ -87,6 +104,7 @@ class KeyEndpoint:
     path: str
     handle: Handler
     body_bytes_max: int
+    sheds: bool = False
 
 
 Endpoint: TypeAlias = PageEndpoint | KeyEndpoint

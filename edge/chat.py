@@ -223,7 +223,7 @@ class ChatExchange:
         pieces, self._pieces = self._pieces, []
         if pieces and self._call.first_byte_s is None:
             self._disarm()
-            self._call.first_byte_s = self._clock.monotonic()
+            self._call.began(self._clock.monotonic())
         return b"".join(pieces)
 
     def _begin(self) -> Stream:

@@ -11,6 +11,7 @@ from typing import Final, cast
 from urllib.parse import unquote
 
 from edge import errors
+from edge.admission import Admission
 from edge.calls import Call, Endpoint, KeyEndpoint, PageEndpoint
 from edge.credentials import presented_key
 from edge.http import Handling, HttpRefusalError, Request, Response
@@ -24,6 +25,8 @@ from runtime.networks import is_inside
 from runtime.telemetry import AccessLog, AccessRecord, Metrics
 
 JSON: Final = ("content-type", "application/json")
+RESERVED_CALLS: Final = 100
+"""How many calls to endpoints that are never shed have room beside all the others."""
 NO_ENDPOINT: Final = "none"
 """What metrics call a request that reached no endpoint."""
 MALFORMED: Final = "malformed"
@@ -46,7 +49,9 @@ class Ports:
 class Dispatcher:
     """The edge as an :class:`edge.http.Application`."""
 
-    def __init__(self, endpoints: Iterable[Endpoint], ports: Ports, calls_max: int) -> None:
+    def __init__(
+        self, endpoints: Iterable[Endpoint], ports: Ports, calls_max: int, admission: Admission
+    ) -> None:
         self._exact: dict[bytes, dict[str, Endpoint]] = {}
         self._prefixes: dict[bytes, dict[str, Endpoint]] = {}
         for endpoint in endpoints:
@@ -62,6 +67,7 @@ class Dispatcher:
         self._metrics = ports.metrics
         self._access_log = ports.access_log
         self._calls_max = calls_max
+        self._admission = admission
         self._under_way = 0
         self._cells: dict[tuple[str, int], tuple[Count, Durations]] = {}
 
@@ -74,8 +80,7 @@ class Dispatcher:
             if isinstance(endpoint, PageEndpoint):
                 return endpoint.page(call)
             request.body_bytes_max = endpoint.body_bytes_max
-            if self._under_way >= self._calls_max:
-                raise _overloaded()
+            self._admit(endpoint)
             key = call.key = presented_key(request.headers)
             call.grant = self._grants.lookup(key)
             if call.grant is None and apikeys.kind_of(key) is None:
@@ -86,9 +91,22 @@ class Dispatcher:
             return self.refuse(request, error)
         self._under_way += 1
         call.counted = True
+        if endpoint.sheds:
+            call.admission = self._admission
+            self._admission.waiting += 1
         if call.grant is None:
             return self._asking(endpoint, call)
         return endpoint.handle(call)
+
+    def _admit(self, endpoint: KeyEndpoint) -> None:
+        """Raises OVERLOADED when there is no room for another call. Administration has room of its
+        own: a gateway that is full can still be looked after.
+        """
+        if endpoint.sheds:
+            if self._under_way >= self._calls_max or self._admission.full:
+                raise _overloaded()
+        elif self._under_way >= self._calls_max + RESERVED_CALLS:
+            raise _overloaded()
 
     async def _asking(self, endpoint: KeyEndpoint, call: Call) -> Response | None:
         """A call whose key auth must be asked about."""
@@ -126,6 +144,7 @@ class Dispatcher:
         now_s = self._clock.monotonic()
         if call.counted:
             self._under_way -= 1
+            call.waits_no_more()
         self._metrics.in_flight.value -= 1
         endpoint = call.endpoint
         name = endpoint.name if endpoint is not None else NO_ENDPOINT
@@ -241,7 +260,7 @@ def _check_address(call: Call) -> None:
 def _overloaded() -> GatewayError:
     return GatewayError(
         error_pb2.ERROR_REASON_OVERLOADED,
-        "The gateway has as many calls under way as it takes; try again in a moment.",
+        "The gateway has as many calls to do as it can; try again in a moment.",
     )
 
 
