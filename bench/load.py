@@ -6,53 +6,24 @@ scheduled moment, so that a slow answer cannot hide the wait of those behind it.
 """
 
 import asyncio
-import json
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final
 
-DONE: Final = b"data: [DONE]"
-CONNECTIONS_MAX: Final = 2000
-FINISH_STEPS: Final = 3000
-FINISH_STEP_S: Final = 0.01
+from bench.connection import Answer, Connection, Shape
 
+__all__ = ["Shape", "Tally", "closed_loop", "open_loop", "quantile"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """What one request looks like."""
-
-    port: int
-    model: str
-    key: str
-    stream: bool = False
-    body_bytes: int = 600
-    path: str = "/v1/chat/completions"
-    headers: tuple[tuple[str, str], ...] = ()
-
-    def request(self) -> bytes:
-        """The whole request as bytes."""
-        body: dict[str, object] = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": ""}],
-            "temperature": 0.7,
-        }
-        if self.stream:
-            body["stream"] = True
-        missing = max(self.body_bytes - len(json.dumps(body)), 1)
-        body["messages"] = [
-            {"role": "user", "content": ("tell me a story " * (missing // 16 + 1))[:missing]}
-        ]
-        payload = json.dumps(body).encode()
-        head = [
-            f"POST {self.path} HTTP/1.1",
-            f"host: 127.0.0.1:{self.port}",
-            f"authorization: Bearer {self.key}",
-            "content-type: application/json",
-            f"content-length: {len(payload)}",
-            *(f"{name}: {value}" for name, value in self.headers),
-        ]
-        return "\r\n".join(head).encode() + b"\r\n\r\n" + payload
+CONNECTIONS_MAX: Final = 4000
+RECONNECT_S: Final = 0.05
+STRETCH: Final = 4.0
+"""How many times longer than asked a closed loop may run to see enough answers."""
+ROUNDS_MIN: Final = 3
+"""How often each connection should have had its answer before a closed loop ends."""
+WAIT_S: Final = 5.0
+"""How long an open loop waits for its last answers: what takes longer has failed."""
 
 
 @dataclass(slots=True)
@@ -64,12 +35,30 @@ class Tally:
     failed: int = 0
     latencies_s: list[float] = field(default_factory=list)
     first_bytes_s: list[float] = field(default_factory=list)
+    refusals_s: list[float] = field(default_factory=list)
+    """How long refusals took (429 and 503), from when the request was sent."""
+    without_advice: int = 0
+    """Refusals that do not say when to come back."""
     failures: dict[str, int] = field(default_factory=dict)
+    late_s: list[float] = field(default_factory=list)
+    """How late requests of an open loop were sent: the load's own fault."""
 
     def fail(self, why: str) -> None:
         """Counts one failure."""
         self.failed += 1
         self.failures[why] = self.failures.get(why, 0) + 1
+
+    def take(self, answer: Answer, since_s: float) -> None:
+        """Takes one answer in, timed from ``since_s``."""
+        if answer.why:
+            self.fail(answer.why)
+            if answer.why in ("429", "503"):
+                self.refusals_s.append(answer.ended_at_s - answer.sent_at_s)
+                self.without_advice += not answer.retry_after
+            return
+        self.completed += 1
+        self.latencies_s.append(answer.ended_at_s - since_s)
+        self.first_bytes_s.append(answer.first_byte_at_s - since_s)
 
     @property
     def rate(self) -> float:
@@ -83,179 +72,182 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
 
 
-class Connection(asyncio.Protocol):
-    """One connection, one request at a time."""
+def nothing() -> None:
+    """For who has nothing to do at a window's ends."""
 
-    def __init__(self, on_end: Callable[["Connection", str], None]) -> None:
-        self.sent_at = 0.0
-        self.first_byte_at = 0.0
-        self.scheduled_at = 0.0
-        self.busy = False
-        self.alive = False
-        self._on_end = on_end
-        self._transport: asyncio.Transport | None = None
-        self._pieces: list[bytes] = []
-        self._expected = -1
-        self._received = 0
-        self._stream = False
 
-    def send(self, request: bytes, *, stream: bool, scheduled_at: float) -> None:
-        """Sends; the end is told to ``on_end`` with the reason of a failure or an empty text."""
-        assert self._transport is not None
-        self._pieces = []
-        self._expected = -1
-        self._received = 0
-        self._stream = stream
-        self.busy = True
-        self.first_byte_at = 0.0
-        self.scheduled_at = scheduled_at
-        self.sent_at = time.perf_counter()
-        self._transport.write(request)
+class ClosedLoop:
+    """A fixed number of connections, each of which always has one request under way.
 
-    def close(self) -> None:
-        """Closes the connection."""
-        if self._transport is not None:
-            self._transport.abort()
+    A tenth of the time goes first, unmeasured. ``watch`` is called at both ends of what is
+    measured. Slow gateways get up to :data:`STRETCH` times as long, until enough answers were seen.
+    """
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keeps the transport."""
-        # uvloop's transport is one by behaviour, not by class.
-        self._transport = cast("asyncio.Transport", transport)
-        self.alive = True
+    def __init__(
+        self,
+        shape: Shape,
+        connections: int,
+        duration_s: float,
+        watch: Callable[[], None] = nothing,
+        answers_min: int | None = None,
+    ) -> None:
+        self.tally = Tally()
+        self._enough = ROUNDS_MIN * connections if answers_min is None else answers_min
+        self._shape = shape
+        self._request = shape.request()
+        self._wanted = connections
+        self._duration_s = duration_s
+        self._watch = watch
+        self._connections: set[Connection] = set()
+        self._over = asyncio.get_running_loop().create_future()
+        self._start_s = self._stop_s = 0.0
+        self._measuring = False
+        self.longest_s = duration_s * (STRETCH + 0.1)
+        """When it ends however few answers were seen."""
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """A request that is under way has failed."""
-        self.alive = False
-        if self.busy:
-            self._end("connection lost")
+    async def run(self) -> Tally:
+        """Runs it."""
+        loop = asyncio.get_running_loop()
+        self._stop_s = time.perf_counter() + 1e9
+        for _ in range(self._wanted):
+            await self._open()
+        warm = loop.call_later(self._duration_s / 10, self._begin)
+        last = loop.call_later(self.longest_s, self._end)
+        try:
+            await self._over
+        finally:
+            warm.cancel()
+            last.cancel()
+            for connection in list(self._connections):
+                connection.leave()
+        return self.tally
 
-    def data_received(self, data: bytes) -> None:
-        """Looks for the end of the answer."""
-        if not self.first_byte_at and (not self._stream or b"data: {" in data):
-            self.first_byte_at = time.perf_counter()
-        self._received += len(data)
-        if self._expected < 0:
-            self._pieces.append(data)
-            joined = b"".join(self._pieces)
-            end = joined.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = joined[:end].lower()
-            if not joined.startswith(b"HTTP/1.1 200"):
-                self._end(joined[9:12].decode("latin-1"))
-                self.close()
-                return
-            place = head.find(b"content-length:")
-            if place >= 0:
-                self._expected = end + 4 + int(head[place + 15 :].split(b"\r\n", 1)[0])
-            else:
-                self._expected = 1 << 62
-            self._pieces = [joined[-64:]]
+    def _begin(self) -> None:
+        self._watch()
+        self._start_s = time.perf_counter()
+        self._stop_s = self._start_s + self._duration_s
+        self._measuring = True
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._duration_s, self._look)
+
+    def _look(self) -> None:
+        """The time is over: enough seen?"""
+        if self._measuring and self.tally.completed >= self._enough:
+            self._end()
+
+    def _end(self) -> None:
+        if not self._measuring or self._over.done():
+            return
+        self._measuring = False
+        self.tally.duration_s = time.perf_counter() - self._start_s
+        self._watch()
+        self._over.set_result(None)
+
+    def _ended(self, connection: Connection, answer: Answer) -> None:
+        if self._measuring:
+            self.tally.take(answer, answer.sent_at_s)
+            if answer.ended_at_s >= self._stop_s and self.tally.completed >= self._enough:
+                self._end()
+        if self._over.done():
+            return
+        if connection.alive:
+            connection.send(self._request, time.perf_counter())
         else:
-            self._pieces = [(self._pieces[-1] + data)[-64:]]
-        if self._received == self._expected or (
-            self._expected == 1 << 62 and self._pieces[-1].endswith(b"\r\n0\r\n\r\n")
-        ):
-            complete = not self._stream or DONE in self._pieces[-1]
-            self._end("" if complete else "no [DONE]")
+            self._connections.discard(connection)
+            asyncio.get_running_loop().call_later(RECONNECT_S, self._reopen)
 
-    def _end(self, why: str) -> None:
-        if self.busy:
-            self.busy = False
-            self._on_end(self, why)
+    def _reopen(self) -> None:
+        if not self._over.done():
+            self._opening = asyncio.ensure_future(self._open())
 
-
-async def closed_loop(shape: Shape, connections: int, duration_s: float) -> Tally:
-    """Throughput with a fixed number of connections; a tenth of the time goes first, unmeasured."""
-    request = shape.request()
-    tally = Tally()
-    start = time.perf_counter() + duration_s / 10
-    stop = start + duration_s
-    over = asyncio.get_running_loop().create_future()
-
-    def ended(connection: Connection, why: str) -> None:
-        now = time.perf_counter()
-        if start <= now < stop:
-            if why:
-                tally.fail(why)
-            else:
-                tally.completed += 1
-                tally.latencies_s.append(now - connection.sent_at)
-                tally.first_bytes_s.append(connection.first_byte_at - connection.sent_at)
-        if now < stop and connection.alive and not why:
-            connection.send(request, stream=shape.stream, scheduled_at=now)
-        elif now >= stop and not over.done():
-            over.set_result(None)
-
-    opened = [await _connect(shape.port, ended) for _ in range(connections)]
-    for connection in opened:
-        connection.send(request, stream=shape.stream, scheduled_at=time.perf_counter())
-    try:
-        await asyncio.wait_for(over, duration_s * 2 + 30)
-    except TimeoutError:
-        tally.fail("stuck")
-    tally.duration_s = duration_s
-    for connection in opened:
-        connection.busy = False
-        connection.close()
-    return tally
+    async def _open(self) -> None:
+        try:
+            connection = await Connection.to(self._shape, self._ended)
+        except OSError:
+            self.tally.fail("not connected")
+            asyncio.get_running_loop().call_later(RECONNECT_S, self._reopen)
+            return
+        self._connections.add(connection)
+        connection.send(self._request, time.perf_counter())
 
 
-async def open_loop(shape: Shape, rate: float, duration_s: float) -> Tally:
+async def closed_loop(
+    shape: Shape, connections: int, duration_s: float, watch: Callable[[], None] = nothing
+) -> Tally:
+    """Throughput with a fixed number of connections; see :class:`ClosedLoop`."""
+    return await ClosedLoop(shape, connections, duration_s, watch).run()
+
+
+async def open_loop(
+    shape: Shape, rate: float, duration_s: float, watch: Callable[[], None] = nothing
+) -> Tally:
     """Latency at a fixed rate, from the scheduled moment; a tenth of the time goes first,
-    unmeasured.
+    unmeasured. What has no answer :data:`WAIT_S` after the last request was due has failed.
     """
     request = shape.request()
     tally = Tally()
     idle: list[Connection] = []
-    everyone: list[Connection] = []
+    everyone: set[Connection] = set()
     begin = time.perf_counter()
     start = begin + duration_s / 10
 
-    def ended(connection: Connection, why: str) -> None:
-        if connection.scheduled_at >= start:
-            if why:
-                tally.fail(why)
-            else:
-                tally.completed += 1
-                tally.latencies_s.append(time.perf_counter() - connection.scheduled_at)
-                tally.first_bytes_s.append(connection.first_byte_at - connection.scheduled_at)
-        if connection.alive and not why:
+    def ended(connection: Connection, answer: Answer) -> None:
+        if connection.scheduled_at_s >= start:
+            tally.take(answer, connection.scheduled_at_s)
+        if connection.alive:
             idle.append(connection)
+        else:
+            everyone.discard(connection)
 
-    for number in range(int(rate * duration_s * 1.1)):
-        due = begin + number / rate
-        delay = due - time.perf_counter()
-        if delay > 0:
-            await asyncio.sleep(delay)
-        connection = idle.pop() if idle else None
-        if connection is None or not connection.alive:
-            if len(everyone) >= CONNECTIONS_MAX:
-                tally.fail("too many connections")
-                continue
-            connection = await _connect(shape.port, ended)
-            everyone.append(connection)
-        connection.send(request, stream=shape.stream, scheduled_at=due)
-    tally.duration_s = duration_s
-    await _finish(everyone, tally)
+    try:
+        for number in range(int(rate * duration_s * 1.1)):
+            due = begin + number / rate
+            if number == int(rate * duration_s * 0.1):
+                watch()
+            await _until(due)
+            connection = _free(idle)
+            if connection is None:
+                if len(everyone) >= CONNECTIONS_MAX:
+                    tally.fail("too many connections")
+                    continue
+                with contextlib.suppress(OSError):
+                    connection = await Connection.to(shape, ended)
+                if connection is None:
+                    tally.fail("not connected")
+                    continue
+                everyone.add(connection)
+            tally.late_s.append(time.perf_counter() - due)
+            connection.send(request, due)
+        tally.duration_s = duration_s
+        watch()
+        await _finish(everyone, tally)
+    finally:
+        for connection in everyone:
+            connection.leave()
     return tally
 
 
-async def _finish(connections: Sequence[Connection], tally: Tally) -> None:
-    """Waits for what is still under way, then closes everything."""
-    for _ in range(FINISH_STEPS):
-        if not any(connection.busy for connection in connections):
-            break
-        await asyncio.sleep(FINISH_STEP_S)
-    for connection in connections:
-        if connection.busy:
-            connection.busy = False
-            tally.fail("stuck")
-        connection.close()
+async def _until(due_s: float) -> None:
+    delay_s = due_s - time.perf_counter()
+    if delay_s > 0:
+        await asyncio.sleep(delay_s)
 
 
-async def _connect(port: int, ended: Callable[[Connection, str], None]) -> Connection:
-    _, connection = await asyncio.get_running_loop().create_connection(
-        lambda: Connection(ended), "127.0.0.1", port
-    )
-    return connection
+def _free(idle: list[Connection]) -> Connection | None:
+    """A connection that waits for work."""
+    while idle:
+        connection = idle.pop()
+        if connection.alive:
+            return connection
+    return None
+
+
+async def _finish(connections: set[Connection], tally: Tally) -> None:
+    """Waits for what is still under way."""
+    deadline = time.perf_counter() + WAIT_S
+    while any(connection.busy for connection in connections):
+        if time.perf_counter() > deadline:
+            for _ in range(sum(connection.busy for connection in connections)):
+                tally.fail("no answer in time")
+            return
+        await asyncio.sleep(0.01)

@@ -1,18 +1,23 @@
-"""The tables and the plot of a benchmark run."""
+"""What a run says: Markdown for people, JSON for programs, a plot.
 
-import contextlib
-import platform
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib.metadata import version
+Every mode keeps its own section in ``results.json``; ``RESULTS.md`` is made of all that are there,
+so that one of them can be run again by itself.
+"""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final
 
 from matplotlib.figure import Figure
 
-from bench.gateways import Running
-from bench.install import NODE_PEERS, PYTHON_PEERS
+from bench.compare import Comparison
+from bench.install import versions
+from bench.machine import Cores, describe
+from bench.plan import FULL, PLAN, Measurement, Memory, Results, Series
+from bench.targets import DIRECT, HEAD, OURS, Line, aims, lines
 
 PLACE: Final = Path(__file__).resolve().parent
 HEADS: Final = {
@@ -24,112 +29,168 @@ HEADS: Final = {
     "first_p50_ms": "first byte p50 ms",
     "first_p99_ms": "first byte p99 ms",
 }
+TITLES: Final = {
+    "compare": "Beside its peers",
+    "stalled": "Stalled readers",
+    "overload": "Overload",
+    "soak": "Memory over time",
+}
+"""The sections of ``RESULTS.md``, in order."""
+PREFACE: Final = """\
+Made by `make bench-results`. The gateway with all its processes has one core, load and upstream
+another; keys, limits, prices and metering are on for onegate. Trust the ratios of one run more than
+figures of two."""
+CAVEAT: Final = """\
+Envoy is a plain proxy, and TensorZero checks no key: neither does what the others do."""
+QUIET: Final = 0.05
+"""The share of foreign work on the gateway's core above which a figure is marked."""
+COLOURS: Final = {OURS: "#c1440e"}
 
 
-class Rounds(Protocol):
-    """What a table needs to know of a series."""
-
-    cpu_us_by_process: dict[str, list[float]]
-
-    def median(self, name: str) -> float:
-        """The median of a figure."""
-        ...
-
-    def spread(self, name: str) -> float:
-        """Its relative spread."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """Resident memory of all processes of a gateway, in MB."""
-
-    idle_mb: float
-    loaded_mb: float
-
-
-@contextlib.contextmanager
-def already(running: Running) -> Iterator[Running]:
-    """A gateway that runs anyway."""
-    yield running
-
-
-def render(
-    results: Mapping[str, Mapping[str, Rounds]],
-    figures: Mapping[str, Sequence[str]],
-    memory: Mapping[str, Memory],
-) -> str:
-    """All tables as Markdown."""
-    parts = [_table(name, figures[name], by_gateway) for name, by_gateway in results.items()]
-    lines = ["### Memory", "", "| gateway | idle MB | after load MB |", "|---|---|---|"]
-    lines += [f"| {name} | {m.idle_mb:.0f} | {m.loaded_mb:.0f} |" for name, m in memory.items()]
-    parts.append("\n".join(lines))
+def render(found: Comparison) -> str:
+    """A comparison as Markdown: targets, then every table."""
+    parts = ["\n".join([HEAD, *(line.text() for line in _all_lines(found))])]
+    shown = [measurement for measurement in PLAN if measurement.name in found.results]
+    parts += [_table(measurement, found.results[measurement.name]) for measurement in shown]
+    parts.append(_memory(found.memory))
+    busiest = _foreign(found.results)
+    parts.append(
+        f"{found.rounds} rounds. Spread: half the range over the median. Others than the gateway"
+        f" took {busiest:.1%} of its core (median of all measurements)."
+        " ‡: the load's core was full, the gateway could do more."
+        f" *: more than {QUIET:.0%} foreign work."
+    )
+    if found.notes:
+        parts.append("\n".join(f"- {note}" for note in found.notes))
     return "\n\n".join(parts)
 
 
-def _table(name: str, figures: Sequence[str], rows: Mapping[str, Rounds]) -> str:
-    heads = ["gateway", *(HEADS[figure] for figure in figures), "spread", "CPU µs by process"]
-    lines = [f"### {name}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for gateway, rounds in rows.items():
-        cells = [_number(rounds.median(figure)) for figure in figures]
-        cells.append(f"±{rounds.spread(figures[0]) / 2:.0%}")
-        shares = {
-            process: sorted(values)[len(values) // 2]
-            for process, values in rounds.cpu_us_by_process.items()
-        }
-        cells.append(", ".join(f"{process} {us:.0f}" for process, us in shares.items() if us >= 1))
-        lines.append(f"| {gateway} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def verdicts(found: Sequence[Line]) -> str:
+    """How many targets were kept, in words."""
+    kept = sum(line.verdict == "kept" for line in found)
+    missed = sum(line.verdict == "missed" for line in found)
+    unknown = len(found) - kept - missed
+    return f"{kept} targets kept, {missed} missed, {unknown} not measured"
+
+
+def _all_lines(found: Comparison) -> list[Line]:
+    return [*lines(found.results, found.memory), *aims(found.results)]
+
+
+def _foreign(results: Results) -> float:
+    shares = [
+        series.median("foreign")
+        for rows in results.values()
+        for name, series in rows.items()
+        if name != DIRECT
+    ]
+    return statistics.median(shares or [0.0])
+
+
+def _table(measurement: Measurement, rows: Mapping[str, Series]) -> str:
+    figures = measurement.figures
+    added = [figure for figure in figures if figure.endswith("_ms")]
+    heads = ["gateway", *(HEADS[figure] for figure in figures)]
+    heads += [f"added {HEADS[figure]}" for figure in added]
+    heads += ["spread", "CPU µs by process"]
+    table = [f"### {measurement.name}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    direct = rows.get(DIRECT)
+    for name, series in rows.items():
+        cells = [_number(series.median(figure)) for figure in figures]
+        for figure in added:
+            base = direct.median(figure) if direct is not None else 0.0
+            cells.append("" if name == DIRECT else _number(series.median(figure) - base))
+        cells.append(f"±{series.spread(figures[0]) / 2:.0%}")
+        shares = {process: statistics.median(us) for process, us in series.cpu_us.items()}
+        cells.append(", ".join(f"{process} {us:,.0f}" for process, us in shares.items() if us >= 1))
+        table.append(f"| {name}{_marks(name, series)} | {' | '.join(cells)} |")
+    if measurement.rate:
+        table += ["", f"Who is not here cannot do {measurement.rate:g}/s on one core."]
+    return "\n".join(table)
+
+
+def _marks(name: str, series: Series) -> str:
+    full = series.median("load") >= FULL and name != DIRECT
+    return ("‡" if full else "") + ("*" if series.median("foreign") > QUIET else "")
+
+
+def _memory(memory: Mapping[str, Memory]) -> str:
+    table = [
+        "### Memory",
+        "",
+        "| gateway | idle RSS MB | idle, shared pages once | after load RSS MB | idle by process |",
+        "|---|---|---|---|---|",
+    ]
+    for name, taken in memory.items():
+        shares = ", ".join(f"{process} {mb:.0f}" for process, mb in taken.by_process.items())
+        table.append(
+            f"| {name} | {taken.idle_mb:.0f} | {taken.idle_pss_mb:.0f} | {taken.loaded_mb:.0f}"
+            f" | {shares} |"
+        )
+    return "\n".join(table)
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}".rstrip("0").rstrip(".") or "0"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}".rstrip("0").rstrip(".") or "0"
 
 
-def machine() -> str:
-    """What the run was made on."""
-    model = "unknown processor"
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.split(":", 1)[1].strip()
-                break
-    parts = ["grpcio", "protobuf", "uvloop", "httptools", "msgspec"]
-    ours = ", ".join(f"{part} {version(part)}" for part in parts)
-    peers = ", ".join([*(pins[0] for pins in PYTHON_PEERS.values()), *NODE_PEERS.values()])
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        capture_output=True,
-        text=True,
-        cwd=PLACE,
-        check=False,
-    ).stdout.strip()
-    return (
-        f"{model}, Linux {platform.release()}, Python {platform.python_version()}, commit {commit};"
-        f" {ours}; peers: {peers}"
-    )
+def figures(found: Comparison) -> dict[str, Any]:
+    """A comparison's every round, for programs."""
+    return {
+        measurement: {
+            name: {"values": series.values, "cpu_us": series.cpu_us}
+            for name, series in rows.items()
+        }
+        for measurement, rows in found.results.items()
+    }
 
 
-def write(table: str, results: Mapping[str, Mapping[str, Rounds]]) -> None:
-    """Writes ``RESULTS.md`` and ``results.png`` beside this file."""
-    (PLACE / "RESULTS.md").write_text(
-        "# Results\n\n"
-        "Made by `make bench ARGS=--write`. Gateway with all its processes on one core, load and\n"
-        "upstream on the other; medians over the rounds. Trust the ratios of one run: the machine\n"
-        "is small and shared.\n\n"
-        f"{machine()}\n\n![requests and streams a second](results.png)\n\n{table}\n"
-    )
-    plot(results, PLACE / "results.png")
+def write(mode: str, text: str, cores: Cores, values: Mapping[str, Any]) -> None:
+    """Keeps a mode's section and writes ``RESULTS.md`` anew."""
+    kept = PLACE / "results.json"
+    sections: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    sections[mode] = {
+        "when": datetime.now(UTC).date().isoformat(),
+        "machine": describe(cores),
+        "text": text,
+        "figures": values,
+    }
+    kept.write_text(json.dumps(sections, indent=1) + "\n")
+    parts = ["# Results", PREFACE, f"Peers: {versions()}. {CAVEAT}"]
+    for name, title in TITLES.items():
+        if name in sections:
+            section = sections[name]
+            parts.append(f"## {title}\n\n{section['when']}. {section['machine']}.")
+            if name == "compare":
+                parts.append("![The comparison](results.png)")
+            parts.append(section["text"])
+    (PLACE / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
 
 
-def plot(results: Mapping[str, Mapping[str, Rounds]], path: Path) -> None:
-    """Draws requests and streams a second of every gateway but the direct call, to scale."""
-    shown = [name for name in results if "rate" in name or "connections" in name or "paced" in name]
-    figure = Figure(figsize=(4 * len(shown), 4), layout="constrained")
-    for place, name in enumerate(shown, 1):
-        rows = {gateway: rounds for gateway, rounds in results[name].items() if gateway != "direct"}
-        axes = figure.add_subplot(1, len(shown), place)
-        axes.bar(list(rows), [rounds.median("rate") for rounds in rows.values()], color="#2a6f97")
-        axes.set_title(f"{name}, per second", fontsize=9)
-        axes.tick_params(axis="x", labelrotation=30, labelsize=8)
+def plot(results: Results, path: Path) -> None:
+    """Draws what each gateway does a second, and what it adds to a call, each to its own scale."""
+    shown = [measurement for measurement in PLAN if measurement.name in results]
+    columns = min(5, max(len(shown), 1))
+    rows = -(-len(shown) // columns)
+    figure = Figure(figsize=(3.2 * columns, 3.2 * max(rows, 1)), layout="constrained")
+    for place, measurement in enumerate(shown, 1):
+        axes = figure.add_subplot(rows, columns, place)
+        name = measurement.figures[0]
+        by_gateway = results[measurement.name]
+        direct = by_gateway.get(DIRECT)
+        added = bool(measurement.rate)
+        base = direct.median(name) if added and direct is not None else 0.0
+        bars = {
+            gateway: series.median(name) - base
+            for gateway, series in by_gateway.items()
+            if gateway != DIRECT
+        }
+        spreads = [by_gateway[gateway].spread(name) / 2 * abs(bars[gateway]) for gateway in bars]
+        colours = [COLOURS.get(gateway, "#7a8a99") for gateway in bars]
+        drawn = axes.bar(list(bars), list(bars.values()), yerr=spreads, color=colours, capsize=3)
+        axes.bar_label(drawn, labels=[_number(value) for value in bars.values()], fontsize=7)
+        what = f"added {HEADS[name]}" if added else "per second"
+        axes.set_title(f"{measurement.name}\n{what}", fontsize=8)
+        axes.tick_params(axis="x", labelrotation=35, labelsize=7)
+        axes.tick_params(axis="y", labelsize=7)
     figure.savefig(path, dpi=110)

@@ -1,7 +1,8 @@
 """A provider that costs next to nothing: fixed answers in OpenAI's dialect, from a raw protocol.
 
 ``python -m bench.upstream PORT``. The model's name says what comes: ``bench-paced`` streams one
-chunk after 20 ms and then one each 5 ms; every other stream comes at once.
+chunk after 20 ms and then one each 5 ms, ``bench-slow`` one each 200 ms, ``bench-endless`` as many
+as are taken, for ever; every other stream comes at once.
 """
 
 import asyncio
@@ -14,6 +15,9 @@ import uvloop
 CHUNKS: Final = 64
 FIRST_CHUNK_S: Final = 0.020
 CHUNK_S: Final = 0.005
+SLOW_CHUNK_S: Final = 0.2
+KEPT_BYTES: Final = 400
+"""How much of a request's body is looked at, at either end."""
 _ID: Final = "chatcmpl-bench0000000000000000000"
 
 
@@ -78,12 +82,19 @@ TAIL: Final = _framed(b"data: " + json.dumps(_USAGE).encode() + b"\n\n") + (
 )
 WHOLE_STREAM: Final = STREAM_HEAD + b"".join(PIECES) + TAIL
 
+POURED: Final = PIECES[1] * 64
+
 
 class Upstream(asyncio.Protocol):
     """Answers one request after the other on a connection."""
 
     def __init__(self) -> None:
-        self._buffer = b""
+        self._head = b""
+        self._missing = 0
+        """How much of a body is still to come; -1 for until its last chunk."""
+        self._first = self._last = b""
+        self._chunk_s = CHUNK_S
+        self._poured = self._paused = False
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -93,40 +104,75 @@ class Upstream(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
-        """Stops a paced stream that nobody reads any more."""
+        """Stops a stream that nobody reads any more."""
+        self._paused = True
         if self._timer is not None:
             self._timer.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Answers when a whole request is there."""
-        buffer = self._buffer + data if self._buffer else data
-        end = buffer.find(b"\r\n\r\n")
+        if self._missing:
+            self._take(data)
+            return
+        data = self._head + data if self._head else data
+        end = data.find(b"\r\n\r\n")
         if end < 0:
-            self._buffer = buffer
+            self._head = data
             return
-        head = buffer[:end].lower()
+        self._head = b""
+        self._first = self._last = b""
+        head = data[:end].lower()
         place = head.find(b"content-length:")
-        length = int(head[place + 15 :].split(b"\r\n", 1)[0]) if place >= 0 else 0
-        if place < 0 and b"transfer-encoding: chunked" in head:
-            if not buffer.endswith(b"0\r\n\r\n"):
-                self._buffer = buffer
-                return
-        elif len(buffer) < end + 4 + length:
-            self._buffer = buffer
-            return
-        self._buffer = b""
-        self._answer(buffer[end + 4 :])
+        if place >= 0:
+            self._missing = int(head[place + 15 :].split(b"\r\n", 1)[0])
+        else:
+            self._missing = -1 if b"transfer-encoding: chunked" in head else 0
+        self._take(data[end + 4 :])
 
-    def _answer(self, body: bytes) -> None:
+    def _take(self, piece: bytes) -> None:
+        """Takes a piece of the body in: of a long one its two ends are enough."""
+        if len(self._first) < KEPT_BYTES:
+            self._first += piece[:KEPT_BYTES]
+        self._last = (self._last + piece[-KEPT_BYTES:])[-KEPT_BYTES:]
+        if self._missing < 0:
+            if not self._last.endswith(b"0\r\n\r\n"):
+                return
+            self._missing = 0
+        else:
+            self._missing = max(self._missing - len(piece), 0)
+        if not self._missing:
+            self._answer(self._last + self._first)
+
+    def _answer(self, ends: bytes) -> None:
         assert self._transport is not None
-        tail = body[-400:] + body[:400]
-        if b'"stream":true' not in tail and b'"stream": true' not in tail:
+        if b'"stream":true' not in ends and b'"stream": true' not in ends:
             self._transport.write(PLAIN)
-        elif b"bench-paced" in tail:
+        elif b"bench-endless" in ends:
+            self._transport.write(STREAM_HEAD)
+            self._poured = True
+            self._pour()
+        elif b"bench-" in ends:
+            self._chunk_s = SLOW_CHUNK_S if b"bench-slow" in ends else CHUNK_S
             self._transport.write(STREAM_HEAD)
             self._timer = asyncio.get_running_loop().call_later(FIRST_CHUNK_S, self._piece, 0)
         else:
             self._transport.write(WHOLE_STREAM)
+
+    def _pour(self) -> None:
+        """A stream without an end, as fast as it is taken."""
+        assert self._transport is not None
+        while not self._paused and not self._transport.is_closing():
+            self._transport.write(POURED)
+
+    def pause_writing(self) -> None:
+        """The gateway does not take more for now."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """It does again. Only endless streams ever wait for that."""
+        self._paused = False
+        if self._poured:
+            self._pour()
 
     def _piece(self, number: int) -> None:
         assert self._transport is not None
@@ -136,7 +182,7 @@ class Upstream(asyncio.Protocol):
             return
         self._transport.write(PIECES[number])
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(CHUNK_S, self._piece, number + 1)
+        self._timer = loop.call_later(self._chunk_s, self._piece, number + 1)
 
 
 async def _serve(port: int) -> None:
