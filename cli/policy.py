@@ -1,26 +1,20 @@
 """``onegate policy``: what organisation, project and key demand of whoever is given their data."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
+from cli import policy_explain
 from cli.keys import Output, OutputOption
-from cli.keys_view import console, print_json
 from cli.operator import Operator, run
+from cli.policy_view import show
 from cli.projects import OrganizationOption
 from onegate.auth.v1 import data_policy_pb2, data_policy_service_pb2_grpc
 from onegate.auth.v1 import data_policy_service_pb2 as pb
 
-_LEVELS: Final = {
-    data_policy_pb2.DATA_LEVEL_ORGANIZATION: "organisation",
-    data_policy_pb2.DATA_LEVEL_PROJECT: "project",
-    data_policy_pb2.DATA_LEVEL_KEY: "key",
-    data_policy_pb2.DATA_LEVEL_REQUEST: "request",
-}
-
 app = typer.Typer(no_args_is_help=True, help="Say where data may go, and explain decisions.")
+
+app.add_typer(policy_explain.app)
 
 ProjectOption = Annotated[
     str, typer.Option("--project", help="Id of the project; left out: the organisation.")
@@ -45,7 +39,7 @@ def show_command(
         return found
 
     found = run(context.obj, get, organization)
-    _show(found.settings, found.effective, output)
+    show(found.settings, found.effective, output)
 
 
 @app.command("set")
@@ -101,7 +95,7 @@ def set_command(
         return kept
 
     kept = run(context.obj, update, organization)
-    _show(kept.settings, kept.effective, output)
+    show(kept.settings, kept.effective, output)
 
 
 def _with(settings: pb.DataPolicySettings, entry: pb.ClassDemands) -> pb.DataPolicySettings:
@@ -109,69 +103,3 @@ def _with(settings: pb.DataPolicySettings, entry: pb.ClassDemands) -> pb.DataPol
     others = [other for other in settings.demands if other.data_class != entry.data_class]
     said = [entry] if entry.demands.ByteSize() else []
     return pb.DataPolicySettings(class_min=settings.class_min, demands=[*others, *said])
-
-
-def demands_text(demands: data_policy_pb2.DataDemands) -> str:
-    """Demands in a few words."""
-    said = []
-    if demands.regions:
-        said.append(f"processing in {' or '.join(demands.regions)}")
-    if demands.storage_regions:
-        said.append(f"storage in {' or '.join(demands.storage_regions)}")
-    if demands.HasField("retention_days_max"):
-        said.append(f"retention at most {demands.retention_days_max} days")
-    if demands.no_training:
-        said.append("no training")
-    return ", ".join(said)
-
-
-def rule_fields(rule: data_policy_pb2.DataRule) -> dict[str, Any]:
-    """One rule as JSON."""
-    demands = rule.demands
-    days = demands.retention_days_max if demands.HasField("retention_days_max") else None
-    return {
-        "level": _LEVELS.get(rule.level, "unknown"),
-        "data_class": rule.data_class or None,
-        "class_min": rule.class_min or None,
-        "regions": list(demands.regions),
-        "storage_regions": list(demands.storage_regions),
-        "retention_days_max": days,
-        "no_training": demands.no_training,
-    }
-
-
-def _show(
-    settings: pb.DataPolicySettings, effective: data_policy_pb2.DataPolicy, output: Output
-) -> None:
-    if output is Output.JSON:
-        print_json(
-            {
-                "class_min": settings.class_min or None,
-                "version": effective.version or None,
-                "classes": list(effective.classes),
-                "rules": [rule_fields(rule) for rule in effective.rules],
-            }
-        )
-        return
-    out = console()
-    out.print(f"Classes, the least sensitive first: {', '.join(effective.classes)}")
-    if not effective.rules:
-        out.print("Nothing is demanded here.")
-        return
-    out.print(f"Version {effective.version}\n")
-    out.print(rules_table(effective.rules))
-
-
-def rules_table(rules: Any) -> Table:
-    """Rules, whose they are and what they demand."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("set by", "from class on", "demands"):
-        table.add_column(column)
-    for rule in rules:
-        demanded = demands_text(rule.demands)
-        if rule.class_min:
-            floor = f"calls are at least {rule.class_min}"
-            demanded = f"{demanded}; {floor}" if demanded else floor
-        level = _LEVELS.get(rule.level, "unknown")
-        table.add_row(level, Text(rule.data_class or "all"), Text(demanded))
-    return table

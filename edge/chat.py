@@ -20,9 +20,10 @@ from edge.endpoints.chat_request import ChatCall
 from edge.endpoints.chat_response import AnswerFrame
 from edge.endpoints.chat_stream import DONE, KEEP_ALIVE, ChunkEncoder, event
 from edge.endpoints.chat_typed import typed
+from edge.endpoints.plan import plan_body
 from edge.http import Response, Stream
 from onegate.common.v1 import error_pb2
-from onegate.router.v1 import chat_pb2, chat_service_pb2
+from onegate.router.v1 import chat_pb2, chat_service_pb2, plan_pb2
 from runtime.clock import Clock
 from runtime.config import EdgeSettings
 from runtime.errors import GatewayError
@@ -85,6 +86,8 @@ class ChatEndpoint:
         )
         exchange = ChatExchange(self, call, chat, context, relayed)
         try:
+            if context.dry_run:
+                return await exchange.plan()
             if chat.stream:
                 await exchange.stream()
                 return None
@@ -154,6 +157,21 @@ class ChatExchange:
         if self._body is None:
             raise _no_answer()
         return Response(200, self._headers(_JSON), self._body)
+
+    async def plan(self) -> Response:
+        """What would happen to the call, which is not made."""
+        plan: plan_pb2.Plan | None = None
+        while (payload := await self._relayed.receive()) is not None:
+            for happened in chat_service_pb2.ChatResponse.FromString(payload).events:
+                if happened.HasField("plan"):
+                    plan = happened.plan
+                elif self._wants_typed(happened):
+                    await self._send_typed()
+                else:
+                    raise _no_answer()  # a call was made: the router is older than dry runs
+        if plan is None:
+            raise _no_answer()
+        return Response(200, self._headers(_JSON), plan_body(plan))
 
     async def stream(self) -> None:
         """Writes the answer as it comes; what has come meanwhile goes out in one write."""

@@ -22,6 +22,9 @@ from services.router.admission import CallFacts, refusal
 from services.router.catalog import Deployment
 from services.router.data_rules import call_data
 from services.router.exchange import Line, Prepared, ProviderCall
+from services.router.explaining import Situation, explained
+from services.router.illness import ill
+from services.router.limits import Ticket
 from services.router.parts import Parts
 from services.router.planning import Excluded, Plan, make_plan
 from services.router.providers.base import Exchange
@@ -52,8 +55,10 @@ class ChatCall:
     _caller: Caller
     _line: Line
 
-    def __init__(self, parts: Parts, call: ServerCall) -> None:
+    def __init__(self, parts: Parts, call: ServerCall, *, tells_all: bool = False) -> None:
+        """``tells_all``: a dry run also tells what the key may not know, to an operator."""
         self._parts = parts
+        self._tells_all = tells_all
         self._call = call
         self._request = _decoded(call.request)
         self._typed: chat_pb2.ChatRequest | None = None
@@ -78,6 +83,9 @@ class ChatCall:
         self._caller = Caller(grant, request, request_id, data)
         await self._learn_prices()
         plan = self._plan(now_unix_s, now_s)
+        if request.context.dry_run:
+            await self._explain(plan, now_unix_s, now_s)
+            return
         if not plan.candidates:
             raise plan.refusal()
         self._excluded.extend(plan.excluded)
@@ -143,22 +151,37 @@ class ChatCall:
 
     def _ill(self, deployment: Deployment, now_s: float) -> GatewayError | None:
         """Why the deployment cannot be asked at this moment."""
-        health = self._parts.health
-        cooling_s = health.cooling_s(deployment.id, now_s)
-        if cooling_s > 0:
-            return GatewayError(
-                error_pb2.ERROR_REASON_UPSTREAM_RATE_LIMITED,
-                f"{deployment.id} is rate limited by its provider for another {cooling_s:.1f} s.",
-                retry_after_ms=int(cooling_s * 1000) + 1,
+        return ill(self._parts.health, deployment, now_s)
+
+    async def _explain(self, plan: Plan, now_unix_s: float, now_s: float) -> None:
+        """Says who would be tried, in which order, and why nobody else: nothing is called, held
+        or recorded.
+        """
+        parts = self._parts
+        deadline_s = now_s + parts.settings.first_byte_timeout_s
+        with parts.watchdog.watch(deadline_s) as watch:
+            self._line = Line(self._call, watch, deadline_s, Ticket())
+            unspeakable = {
+                deployment.id: why
+                for deployment in plan.candidates
+                if isinstance(why := await self._prepare(deployment), GatewayError)
+            }
+            situation = Situation(
+                caller=self._caller,
+                plan=plan,
+                resolve=parts.catalog.resolve,
+                facts=self._facts,
+                health=parts.health,
+                unspeakable=unspeakable,
+                now_unix_s=now_unix_s,
+                now_s=now_s,
+                tells_all=self._tells_all,
             )
-        names = (deployment.provider, deployment.id)
-        if any(health.quarantined(name, now_s) for name in names):
-            return GatewayError(
-                error_pb2.ERROR_REASON_UPSTREAM_AUTH,
-                f"{deployment.provider} refuses the gateway's credential for {deployment.model}; "
-                "the operator must check the provider's key and what it may do.",
-            )
-        return None
+            told = explained(situation)
+            told.attempts_max = parts.settings.attempts_max
+            line = self._line
+            line.allow(parts.settings.stall_timeout_s, parts.clock.monotonic())
+            await line.send([chat_pb2.ChatEvent(plan=told)])
 
     async def _attempt_all(self, plan: Plan) -> None:
         """Tries the candidates in turn, then again those that may be asked again."""

@@ -77,7 +77,7 @@ def make_plan(
             found.setdefault(deployment.id, deployment)
     candidates: list[Deployment] = []
     for deployment in _ordered(found.values(), preferences):
-        why_not = _unwanted(deployment, preferences) or judge(deployment)
+        why_not = unwanted(deployment, preferences) or judge(deployment)
         if why_not is None and candidates and _is_alone(preferences):
             why_not = _by_request(f"{deployment.id} is a fallback, and fallbacks are off")
         if why_not is None:
@@ -117,9 +117,10 @@ def _ordered(
     return sorted(deployments, key=rank)
 
 
-def _unwanted(
+def unwanted(
     deployment: Deployment, preferences: chat_pb2.RoutingPreferences | None
 ) -> GatewayError | None:
+    """Why the caller itself wants another provider; ``None`` when it takes this one."""
     if preferences is None:
         return None
     name = deployment.provider.lower()

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from onegate.router.v1 import model_service_pb2_grpc
+from onegate.auth.v1 import key_service_pb2_grpc
+from onegate.router.v1 import explain_service_pb2_grpc, model_service_pb2_grpc
 from runtime.clock import Clock, Entropy, SystemClock, SystemEntropy
 from runtime.config import ProviderSettings, Settings, environment
 from runtime.credentials import credential
@@ -22,6 +23,7 @@ from services.router.catalog import Catalog
 from services.router.configured import Configured, configure, with_demo
 from services.router.discovery import Discovery
 from services.router.execution import ChatExecution
+from services.router.explain_service import ExplainService
 from services.router.health import Health, RetryBudget
 from services.router.journal import Journal
 from services.router.limits import Limits
@@ -117,7 +119,8 @@ class _Router:
             meters=Meters(metrics),
             shared_limits=shared,
         )
-        return cls(grants, prices, parts, await _serve(settings, parts, stack))
+        explain = ExplainService(parts, key_service_pb2_grpc.KeyServiceStub(auth))
+        return cls(grants, prices, parts, await _serve(settings, parts, explain, stack))
 
 
 async def _configured(
@@ -176,7 +179,9 @@ def _keep_discovering(parts: Parts, stack: AsyncExitStack) -> None:
     stack.push_async_callback(_cancelled, task)
 
 
-async def _serve(settings: Settings, parts: Parts, stack: AsyncExitStack) -> RpcServer:
+async def _serve(
+    settings: Settings, parts: Parts, explain: ExplainService, stack: AsyncExitStack
+) -> RpcServer:
     rpc = RpcServer(settings.rpc, settings.router.name)
     rpc.set_serving(False)
     rpc.add_calls({CHAT_METHOD: ChatExecution(parts).chat})
@@ -189,6 +194,7 @@ async def _serve(settings: Settings, parts: Parts, stack: AsyncExitStack) -> Rpc
             partial(_operator_token, settings.rpc.operator_token_file),
         ),
     )
+    rpc.add(explain_service_pb2_grpc.add_ExplainServiceServicer_to_server, explain)
     await rpc.start(settings.router.listen)
     stack.push_async_callback(rpc.stop, 0.0)
     return rpc

@@ -45,6 +45,11 @@ class KeyServiceStub:
                 request_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyRequest.SerializeToString,
                 response_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyResponse.FromString,
                 _registered_method=True)
+        self.GetKeyGrant = channel.unary_unary(
+                '/onegate.auth.v1.KeyService/GetKeyGrant',
+                request_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyGrantRequest.SerializeToString,
+                response_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyGrantResponse.FromString,
+                _registered_method=True)
         self.UpdateKey = channel.unary_unary(
                 '/onegate.auth.v1.KeyService/UpdateKey',
                 request_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.UpdateKeyRequest.SerializeToString,
@@ -90,6 +95,13 @@ class KeyServiceServicer:
 
     def GetKey(self, request, context):
         """One key by id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetKeyGrant(self, request, context):
+        """What a project's key may do, as routers and edges see it, its project and organisation included.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -149,6 +161,11 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     servicer.GetKey,
                     request_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyRequest.FromString,
                     response_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyResponse.SerializeToString,
+            ),
+            'GetKeyGrant': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetKeyGrant,
+                    request_deserializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyGrantRequest.FromString,
+                    response_serializer=onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyGrantResponse.SerializeToString,
             ),
             'UpdateKey': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateKey,
@@ -236,6 +253,33 @@ class KeyService:
             '/onegate.auth.v1.KeyService/GetKey',
             onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyRequest.SerializeToString,
             onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetKeyGrant(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.auth.v1.KeyService/GetKeyGrant',
+            onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyGrantRequest.SerializeToString,
+            onegate_dot_auth_dot_v1_dot_key__service__pb2.GetKeyGrantResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -20,6 +20,8 @@ class KeyServiceStub:
     """Makes a key. The secret is in this answer and nowhere else, ever."""
     GetKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyRequest, _key_service_pb2.GetKeyResponse]
     """One key by id."""
+    GetKeyGrant: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyGrantRequest, _key_service_pb2.GetKeyGrantResponse]
+    """What a project's key may do, as routers and edges see it, its project and organisation included."""
     UpdateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_service_pb2.UpdateKeyResponse]
     """Changes a key's name, when it expires and what it may do."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]
@@ -51,6 +53,14 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_key_service_pb2.GetKeyRequest, _abc.Awaitable[_key_service_pb2.GetKeyResponse]],
     ) -> _abc.Awaitable[_key_service_pb2.GetKeyResponse]:
         """One key by id."""
+
+    @_abc_1.abstractmethod
+    def GetKeyGrant(
+        self,
+        request: _key_service_pb2.GetKeyGrantRequest,
+        context: _aio.ServicerContext[_key_service_pb2.GetKeyGrantRequest, _abc.Awaitable[_key_service_pb2.GetKeyGrantResponse]],
+    ) -> _abc.Awaitable[_key_service_pb2.GetKeyGrantResponse]:
+        """What a project's key may do, as routers and edges see it, its project and organisation included."""
 
     @_abc_1.abstractmethod
     def UpdateKey(

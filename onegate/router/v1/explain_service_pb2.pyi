@@ -27,10 +27,10 @@ class ExplainChatRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
-    """Whose call it would be, by the key's id; for operators only."""
+    """Whose call it would be, by the key's id; for who administers the key."""
     @_builtins.property
     def request(self) -> _chat_pb2.ChatRequest:
-        """The call. Only what routing and policy read need be set."""
+        """The call, without `native`. Only what routing and policy read need be set."""
 
     def __init__(
         self,

@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ExplainServiceStub:
-    """Says what would happen to a call, and calls nobody. The key travels in the metadata, as for a call; an operator's
-    token in its place explains the calls of any key, by its id.
+    """Says what would happen to a call, and calls nobody. The key travels in the metadata, as for a call; an admin key or
+    the operator's token in its place explains the calls of a key that it administers, by its id.
     """
 
     def __init__(self, channel):
@@ -44,8 +44,8 @@ class ExplainServiceStub:
 
 
 class ExplainServiceServicer:
-    """Says what would happen to a call, and calls nobody. The key travels in the metadata, as for a call; an operator's
-    token in its place explains the calls of any key, by its id.
+    """Says what would happen to a call, and calls nobody. The key travels in the metadata, as for a call; an admin key or
+    the operator's token in its place explains the calls of a key that it administers, by its id.
     """
 
     def ExplainChat(self, request, context):
@@ -72,8 +72,8 @@ def add_ExplainServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ExplainService:
-    """Says what would happen to a call, and calls nobody. The key travels in the metadata, as for a call; an operator's
-    token in its place explains the calls of any key, by its id.
+    """Says what would happen to a call, and calls nobody. The key travels in the metadata, as for a call; an admin key or
+    the operator's token in its place explains the calls of a key that it administers, by its id.
     """
 
     @staticmethod

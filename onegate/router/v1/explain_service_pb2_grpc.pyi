@@ -13,8 +13,8 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ExplainServiceStub:
-    """Says what would happen to a call, and calls nobody. The key travels in the metadata, as for a call; an operator's
-    token in its place explains the calls of any key, by its id.
+    """Says what would happen to a call, and calls nobody. The key travels in the metadata, as for a call; an admin key or
+    the operator's token in its place explains the calls of a key that it administers, by its id.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -22,8 +22,8 @@ class ExplainServiceStub:
     """The plan of a chat call."""
 
 class ExplainServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Says what would happen to a call, and calls nobody. The key travels in the metadata, as for a call; an operator's
-    token in its place explains the calls of any key, by its id.
+    """Says what would happen to a call, and calls nobody. The key travels in the metadata, as for a call; an admin key or
+    the operator's token in its place explains the calls of a key that it administers, by its id.
     """
 
     @_abc_1.abstractmethod

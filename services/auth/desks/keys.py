@@ -7,11 +7,11 @@ from dataclasses import replace
 from onegate.auth.v1 import grant_pb2, key_service_pb2_grpc
 from onegate.auth.v1 import key_service_pb2 as pb
 from services.auth import key_rows, keys, rights_rows
-from services.auth.administration import Administration, Context, Deed, missing, refused
+from services.auth.administration import Administration, Context, Deed, conflict, missing, refused
 from services.auth.desks import key_changes, paging
 from services.auth.desks.key_messages import shown
 from services.auth.objects import UserRecord
-from services.auth.records import KeyFilter, KeyRecord, NewKey, Page
+from services.auth.records import KeyFilter, KeyRecord, Lineage, NewKey, Page, ProjectRecord
 
 
 class KeyService(key_service_pb2_grpc.KeyServiceServicer):
@@ -42,6 +42,25 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
             return shown(deed, [key])[0]
 
         return pb.GetKeyResponse(key=await self._administration.read(context, work))
+
+    async def GetKeyGrant(
+        self, request: pb.GetKeyGrantRequest, context: Context
+    ) -> pb.GetKeyGrantResponse:
+        """What a project's key may do, as routers see it."""
+        classes = self._administration.identity.data_classes
+
+        def work(deed: Deed) -> grant_pb2.Grant:
+            wanted = pb.GetKeyRequest(id=request.id, kind=grant_pb2.KEY_KIND_PROJECT)
+            key = _key(deed, wanted, "get")
+            where: dict[str, object] = {"id": key.project_id}
+            project = deed.session.find(ProjectRecord, where)
+            if key.revoked_at is not None or project is None or project.archived_at is not None:
+                raise conflict("The key has ended: nothing can be called with it.", "id")
+            return keys.grant(
+                Lineage(organization=deed.organization(), project=project, key=key), classes
+            )
+
+        return pb.GetKeyGrantResponse(grant=await self._administration.read(context, work))
 
     async def ListKeys(self, request: pb.ListKeysRequest, context: Context) -> pb.ListKeysResponse:
         """Keys that the caller may see."""

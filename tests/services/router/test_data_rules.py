@@ -238,6 +238,11 @@ async def test_a_call_goes_only_where_its_data_may_and_the_row_keeps_the_proof(
             assert zero.served.model == "near/m"
             open_ = await rig.chat(hello("far/m"), key=key)
             assert open_.served.model == "far/m"
+            # What was decided for one class of data is not remembered for another.
+            again = await rig.chat(hello("far/m"), key=key, context=confidential)
+            assert again.reason == "data_policy"
+            wishes = chat_pb2.RoutingPreferences(zero_retention=True)
+            assert (await rig.chat(hello("far/m"), key=key, routing=wishes)).reason == "data_policy"
             assert len(far.chats) == 1
             records = {r.request_id: r for r in await rig.records(len(near.chats) + 1)}
     by_model = {record.model: record for record in records.values() if record.data.policy_version}

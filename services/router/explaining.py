@@ -1,0 +1,140 @@
+"""What would happen to a call, in full: every deployment before every rule. Pure.
+
+The plan itself is the one that a call follows; this only adds what each rule says of each
+deployment. A key is told nothing of a deployment that it may not know of, beyond that it may not.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from onegate.common.v1 import error_pb2
+from onegate.router.v1 import chat_pb2, plan_pb2
+from runtime.errors import GatewayError
+from runtime.patterns import matches
+from services.router.admission import MODEL, POLICIES, CallFacts
+from services.router.catalog import Deployment
+from services.router.health import Health
+from services.router.illness import ILLNESSES
+from services.router.planning import Plan, unwanted
+from services.router.settlement import Caller
+
+FOUND: Final = "found"
+"""Whether there is such a model."""
+WISHES: Final = "wishes"
+"""What the request itself says of providers."""
+FALLBACKS: Final = "fallbacks"
+"""Whether a second deployment may be tried."""
+WIRE: Final = "wire"
+"""Whether the provider can be asked what the request asks."""
+
+_Verdict = tuple[str, GatewayError | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Situation:
+    """A call that is not made, and everything that decides on it.
+
+    Attributes:
+        caller: whose call, and the request.
+        plan: what a call would follow at this moment.
+        resolve: finds a deployment by name, or raises.
+        facts: what the policies look at, for one deployment.
+        health: what is known of deployments.
+        unspeakable: candidates whose wire cannot say the request, by id.
+        now_unix_s: the wall clock.
+        now_s: the monotonic clock.
+        tells_all: the reader is an operator, to whom nothing is withheld.
+    """
+
+    caller: Caller
+    plan: Plan
+    resolve: Callable[[str], Deployment]
+    facts: Callable[[Deployment], CallFacts]
+    health: Health
+    unspeakable: Mapping[str, GatewayError]
+    now_unix_s: float
+    now_s: float
+    tells_all: bool = False
+
+
+def explained(situation: Situation) -> plan_pb2.Plan:
+    """The plan in full: those that would be tried, in their order, then the others."""
+    caller, plan = situation.caller, situation.plan
+    tried = [d for d in plan.candidates if d.id not in situation.unspeakable]
+    told = plan_pb2.Plan(
+        data_class=caller.data.data_class,
+        data_policy_version=caller.data.version,
+        data_rules=caller.data.rules,
+    )
+    for place, deployment in enumerate(tried, start=1):
+        told.considered.append(_considered(situation, deployment, place))
+    for deployment in plan.candidates:
+        if deployment.id in situation.unspeakable:
+            told.considered.append(_considered(situation, deployment, 0))
+    for out in plan.excluded:
+        told.considered.append(_excluded(situation, out.model, out.why))
+    if tried:
+        model = tried[0].id
+        told.rate_limits.extend(
+            rate
+            for rate in caller.grant.rate_limits
+            if not rate.model or matches(rate.model, model)
+        )
+    else:
+        refused = next(iter(situation.unspeakable.values()), None) or plan.refusal()
+        told.refusal.CopyFrom(refused.to_proto())
+    return told
+
+
+def _excluded(situation: Situation, model: str, why: GatewayError) -> plan_pb2.ConsideredDeployment:
+    """One that was left out when the plan was made."""
+    try:
+        deployment = situation.resolve(model)
+    except GatewayError as missing:
+        return plan_pb2.ConsideredDeployment(model=model, verdicts=[_verdict((FOUND, missing))])
+    considered = _considered(situation, deployment, 0)
+    if all(not verdict.reason for verdict in considered.verdicts):
+        # Every rule lets it through by itself: it is a second choice where only one is wanted.
+        considered.verdicts.append(_verdict((FALLBACKS, why)))
+    return considered
+
+
+def _considered(
+    situation: Situation, deployment: Deployment, place: int
+) -> plan_pb2.ConsideredDeployment:
+    considered = plan_pb2.ConsideredDeployment(model=deployment.id, place=place)
+    secret = False
+    for verdict in _chain(situation, deployment):
+        if secret:
+            considered.verdicts.add(rule=verdict[0], withheld=True)
+            continue
+        considered.verdicts.append(_verdict(verdict))
+        secret = verdict[0] == MODEL and verdict[1] is not None and not situation.tells_all
+    bound = None if secret else situation.facts(deployment).cost_bound()
+    if bound is not None:
+        considered.cost_bound_nano_usd = bound
+    return considered
+
+
+def _chain(situation: Situation, deployment: Deployment) -> Iterator[_Verdict]:
+    """Every rule's word on a deployment, in the order in which a call asks them."""
+    request: chat_pb2.ChatRequest = situation.caller.request
+    routing = request.routing if request.HasField("routing") else None
+    yield FOUND, None
+    yield WISHES, unwanted(deployment, routing)
+    facts, grant = situation.facts(deployment), situation.caller.grant
+    for policy in POLICIES:
+        yield policy.name, policy.judge(grant, facts, situation.now_unix_s)
+    for illness in ILLNESSES:
+        yield illness.name, illness.judge(situation.health, deployment, situation.now_s)
+    why_not = situation.unspeakable.get(deployment.id)
+    if why_not is not None:
+        yield WIRE, why_not
+
+
+def _verdict(verdict: _Verdict) -> plan_pb2.RuleVerdict:
+    rule, why_not = verdict
+    if why_not is None:
+        return plan_pb2.RuleVerdict(rule=rule, reason=error_pb2.ERROR_REASON_UNSPECIFIED)
+    return plan_pb2.RuleVerdict(rule=rule, reason=why_not.reason, detail=why_not.message)

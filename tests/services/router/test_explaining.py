@@ -1,0 +1,381 @@
+"""A dry run: the plan that it tells is the plan that a call follows, in any situation; it calls
+nobody, and tells a key nothing that the key may not know.
+"""
+
+import random
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from onegate.auth.v1 import data_policy_pb2, grant_pb2
+from onegate.router.v1 import chat_pb2, chat_service_pb2, plan_pb2
+from onegate.usage.v1 import price_pb2, price_service_pb2
+from runtime.errors import GatewayError
+from services.router import bounds
+from services.router.admission import POLICIES, CallFacts, refusal
+from services.router.catalog import Catalog, ConfiguredProvider, Deployment
+from services.router.data_rules import DataHandling, call_data
+from services.router.explaining import Situation, explained
+from services.router.health import Health
+from services.router.illness import ILLNESSES, ill
+from services.router.planning import Plan, make_plan
+from services.router.settlement import Caller
+from tests.fake_provider import FakeProvider, Reply
+from tests.services.router.rig import (
+    PRICED,
+    Rig,
+    hello,
+    provider,
+    running,
+    settings_in,
+    sheet,
+    typed,
+)
+
+NOW_UNIX_S = 1_800_000_000.0
+NOW_S = 500.0
+CLASSES = ("public", "internal", "confidential")
+DRY = chat_pb2.CallContext(dry_run=True)
+MODELS = [f"{name}/{model}" for name in "abcd" for model in ("m", "n")]
+
+
+class Table:
+    """Prices of some models."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.sheets = {name: sheet(name) for name in names}
+
+    def find(self, model: str) -> price_pb2.PriceSheet | None:
+        return self.sheets.get(model)
+
+    def facts(self, model: str) -> price_service_pb2.ModelFacts | None:
+        return None
+
+    def names(self, kind: str) -> Iterable[str]:
+        return [name.partition("/")[2] for name in self.sheets if name.startswith(f"{kind}/")]
+
+
+def some(dice: random.Random, choices: Iterable[str]) -> list[str]:
+    """A few of them, mostly none."""
+    return [one for one in choices if dice.random() < 0.25]
+
+
+def a_grant(dice: random.Random) -> grant_pb2.Grant:
+    rules = [
+        data_policy_pb2.DataRule(
+            level=dice.choice((1, 2, 3)),  # type: ignore[arg-type]
+            data_class=dice.choice(("", *CLASSES)),
+            class_min=dice.choice(("", "", *CLASSES)),
+            demands=data_policy_pb2.DataDemands(
+                regions=some(dice, ("eu", "us")),
+                retention_days_max=dice.choice((None, None, 0, 30)),
+                no_training=dice.random() < 0.2,
+            ),
+        )
+        for _ in range(dice.choice((0, 0, 1, 2)))
+    ]
+    grant = grant_pb2.Grant(
+        key_id="key_1",
+        kind=grant_pb2.KEY_KIND_PROJECT if dice.random() < 0.95 else grant_pb2.KEY_KIND_ADMIN,
+        models_allowed=some(dice, ("a/*", "*/m", "b/n", "*")),
+        models_denied=some(dice, ("c/*", "*/n")),
+        scopes=some(dice, ("model.request", "model.read")),
+        networks_allowed=some(dice, ("10.0.0.0/8",)),
+        rate_limits=[grant_pb2.RateLimit(meter=1, amount=5, window_s=60, model=model)  # type: ignore[arg-type]
+                     for model in some(dice, ("", "a/*", "b/m"))],
+        data_policy=data_policy_pb2.DataPolicy(
+            version="dp-1" if rules else "", classes=CLASSES, rules=rules
+        ),
+    )  # fmt: skip
+    if dice.random() < 0.05:
+        grant.expires_at.seconds = int(NOW_UNIX_S) + dice.choice((-1, 1))
+    return grant
+
+
+def a_request(dice: random.Random) -> chat_pb2.ChatRequest:
+    asked = dice.choices([*MODELS, "m", "nowhere/x", "a/none"], k=dice.randint(1, 4))
+    routing = chat_pb2.RoutingPreferences(
+        fallback_models=asked[1:],
+        provider_order=some(dice, "dcb"),
+        provider_only=some(dice, "abc") if dice.random() < 0.3 else (),
+        provider_ignore=some(dice, "ad"),
+        allow_fallbacks=dice.choice((None, None, True, False)),
+        no_training=dice.random() < 0.1,
+        zero_retention=dice.random() < 0.1,
+    )
+    return chat_pb2.ChatRequest(
+        model=asked[0],
+        output_tokens_max=dice.choice((None, 10, 1000)),
+        routing=routing if len(asked) > 1 or dice.random() < 0.5 else None,
+        context=chat_pb2.CallContext(
+            client_address=dice.choice(("", "10.1.1.1", "8.8.8.8")),
+            data_class=dice.choice(("", "", *CLASSES)),
+            cost_max_nano_usd=dice.choice((None, None, 1, 10**9)),
+        ),
+    )
+
+
+def a_catalog(dice: random.Random) -> Catalog:
+    kinds = {"a": "openai", "b": "deepseek", "c": "mistral", "d": "groq"}
+    priced = some(dice, [f"{kind}/{model}" for kind in kinds.values() for model in ("m", "n")])
+    return Catalog(
+        [
+            ConfiguredProvider(
+                name=name,
+                kind=kind,
+                free=dice.random() < 0.4,
+                models=("m", "n") if dice.random() < 0.7 else (),
+                data=DataHandling(
+                    regions=tuple(some(dice, ("eu", "us", "de"))),
+                    retention_days=dice.choice((None, 0, 30)),
+                    training=dice.choice((None, True, False)),
+                ),
+            )
+            for name, kind in kinds.items()
+        ],
+        Table([*priced, *(f"{kind}/m" for kind in kinds.values() if dice.random() < 0.5)]),
+    )
+
+
+def a_health(dice: random.Random) -> Health:
+    health = Health()
+    for model in some(dice, MODELS):
+        health.cool_down(model, dice.choice((1, 100)), NOW_S - 50)
+    for name in some(dice, ("a", "b/m", "c", "d/n")):
+        health.quarantine(name, NOW_S - 10)
+    return health
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A generated situation, and what a call would follow in it."""
+
+    plan: Plan
+    situation: Situation
+
+
+def drawn(number: int, *, tells_all: bool = False) -> Drawn:
+    """Situation number so-and-so, planned as a call is."""
+    dice = random.Random(number)
+    catalog, health, grant, request = (
+        a_catalog(dice),
+        a_health(dice),
+        a_grant(dice),
+        a_request(dice),
+    )
+    routing = request.routing if request.HasField("routing") else None
+    caller = Caller(grant, request, "r", call_data(grant, request.context.data_class, routing))
+    prices = catalog._prices
+
+    def facts(deployment: Deployment) -> CallFacts:
+        found = None if deployment.free else prices.find(deployment.price_name)
+        context = request.context
+        return CallFacts(
+            model=deployment.id,
+            priced=deployment.free or found is not None,
+            client_address=context.client_address,
+            cost_max_nano_usd=(
+                context.cost_max_nano_usd if context.HasField("cost_max_nano_usd") else None
+            ),
+            cost_bound=lambda: bounds.cost_bound(request, found, 0, 0),
+            data=caller.data,
+            handling=deployment.data,
+        )
+
+    def judge(deployment: Deployment) -> GatewayError | None:
+        return refusal(grant, facts(deployment), NOW_UNIX_S) or ill(health, deployment, NOW_S)
+
+    models = [request.model, *routing.fallback_models] if routing else [request.model]
+    plan = make_plan(models, routing, catalog.resolve, judge)
+    speakable = dice.random() < 0.8
+    unspeakable = {
+        d.id: GatewayError(31, "the wire has no such word")
+        for d in plan.candidates
+        if not speakable and dice.random() < 0.5
+    }
+    return Drawn(
+        plan,
+        Situation(
+            caller=caller,
+            plan=plan,
+            resolve=catalog.resolve,
+            facts=facts,
+            health=health,
+            unspeakable=unspeakable,
+            now_unix_s=NOW_UNIX_S,
+            now_s=NOW_S,
+            tells_all=tells_all,
+        ),
+    )
+
+
+def refusals(one: plan_pb2.ConsideredDeployment) -> list[int]:
+    """The reasons of one deployment, in the order of the rules."""
+    return [verdict.reason for verdict in one.verdicts if verdict.reason]
+
+
+def test_the_plan_that_is_told_is_the_plan_that_is_followed_in_ten_thousand_situations() -> None:
+    seen: set[tuple[str, int]] = set()
+    tried = 0
+    for number in range(10_000):
+        case = drawn(number)
+        told = explained(case.situation)
+        followed = [d.id for d in case.plan.candidates if d.id not in case.situation.unspeakable]
+        assert [one.model for one in told.considered if one.place] == followed, number
+        assert [one.place for one in told.considered if one.place] == [
+            *range(1, len(followed) + 1)
+        ], number
+        by_model = {one.model: one for one in told.considered}
+        for out in case.plan.excluded:
+            assert refusals(by_model[out.model])[0] == out.why.reason, (number, out.model)
+        for model in followed:
+            assert refusals(by_model[model]) == [], (number, model)
+        for model, why in case.situation.unspeakable.items():
+            assert refusals(by_model[model]) == [why.reason], (number, model)
+        assert told.HasField("refusal") == (not followed), number
+        if not followed and not case.situation.unspeakable:
+            assert told.refusal.reason == case.plan.refusal().reason, number
+        tried += bool(followed)
+        seen |= {(v.rule, v.reason) for one in told.considered for v in one.verdicts if v.reason}
+    # The situations are worth something: every rule has refused, for its own reason alone, and
+    # many calls would be made.
+    rules = {rule for rule, _ in seen}
+    own = {**{p.name: p.reason for p in POLICIES}, **{i.name: i.reason for i in ILLNESSES}}
+    for name, reason in own.items():
+        assert {found for rule, found in seen if rule == name} == {reason}
+    assert rules >= {*own, "found", "wishes", "fallbacks", "wire"}
+    assert 1_000 < tried < 9_000
+
+
+def test_a_key_learns_nothing_of_a_model_that_it_may_not_know() -> None:
+    withheld = 0
+    for number in range(2_000):
+        for one in explained(drawn(number).situation).considered:
+            names = [verdict.rule for verdict in one.verdicts if verdict.reason]
+            if "model" not in names:
+                assert not any(verdict.withheld for verdict in one.verdicts)
+                continue
+            after = [verdict.rule for verdict in one.verdicts].index("model") + 1
+            assert all(v.withheld and not v.reason and not v.detail for v in one.verdicts[after:])
+            assert not one.HasField("cost_bound_nano_usd")
+            withheld += 1
+        for one in explained(drawn(number, tells_all=True).situation).considered:
+            assert not any(verdict.withheld for verdict in one.verdicts)
+    assert withheld > 100
+
+
+async def dry(rig: Rig, key: str, models: list[str], **routing: object) -> plan_pb2.Plan:
+    """What a dry run tells."""
+    wishes = chat_pb2.RoutingPreferences(fallback_models=models[1:])
+    wishes.MergeFrom(chat_pb2.RoutingPreferences(**routing))  # type: ignore[arg-type]
+    said = await rig.chat(hello(models[0]), key=key, routing=wishes, context=DRY)
+    assert said.error is None, said.error
+    (event,) = said.events
+    return event.plan
+
+
+@pytest.mark.anyio
+async def test_what_a_dry_run_says_is_what_a_router_then_does(tmp_path: Path) -> None:
+    dice = random.Random(11)
+    async with FakeProvider() as a, FakeProvider() as b, FakeProvider() as c:
+        fakes = {"a": a, "b": b, "c": c}
+        settings = settings_in(
+            tmp_path,
+            provider("a", a, region=("us",), retention_days=30),
+            provider("b", b, region=("eu",), retention_days=0),
+            provider("c", c, "deepseek", region=("eu",)),
+        )
+        order: list[str] = []
+
+        def answer(name: str, status: int) -> None:
+            def choose(_: object) -> Reply:
+                order.append(name)
+                return Reply(status=status)
+
+            fakes[name].choose = choose
+
+        async with running(settings, PRICED) as rig:
+            for _ in range(60):
+                for name in fakes:
+                    answer(name, dice.choice((200, 200, 500, 503, 403)))
+                grant = a_grant(dice)
+                grant.kind = grant_pb2.KEY_KIND_PROJECT
+                grant.ClearField("networks_allowed")
+                fields = {f.name: v for f, v in grant.ListFields() if f.name != "key_id"}
+                key = rig.add_key(**fields)
+                models = [f"{name}/m" for name in dice.sample("abc", dice.randint(1, 3))]
+                routing = {
+                    "provider_order": some(dice, "cb"),
+                    "zero_retention": dice.random() < 0.2,
+                }
+                order.clear()
+                plan = await dry(rig, key, models, **routing)
+                assert order == []
+                told = [one.model.partition("/")[0] for one in plan.considered if one.place]
+                wishes = chat_pb2.RoutingPreferences(fallback_models=models[1:], **routing)  # type: ignore[arg-type]
+                said = await rig.chat(hello(models[0]), key=key, routing=wishes)
+                met = list(dict.fromkeys(order))
+                assert met == told[: len(met)], (told, order)
+                if not told:
+                    assert said.error is not None
+                    assert said.error.reason == plan.refusal.reason
+                elif said.error is None:
+                    assert said.served.model == f"{met[-1]}/m"
+                else:
+                    assert met
+            # Whatever was posted was called: dry runs are nobody's attempts.
+            await rig.records(sum(len(fake.chats) for fake in fakes.values()))
+
+
+@pytest.mark.anyio
+async def test_a_dry_run_counts_towards_no_limit_and_says_which_would_apply(
+    tmp_path: Path,
+) -> None:
+    one = grant_pb2.RateLimit(
+        meter=grant_pb2.RATE_METER_REQUESTS,
+        amount=1,
+        window_s=60,
+        scope=grant_pb2.RATE_SCOPE_KEY,
+    )
+    async with FakeProvider() as fake:
+        settings = settings_in(tmp_path, provider("a", fake))
+        async with running(settings, PRICED) as rig:
+            key = rig.add_key(rate_limits=[one])
+            for _ in range(3):
+                plan = await dry(rig, key, ["a/m"])
+                assert list(plan.rate_limits) == [one]
+                assert not plan.considered[0].HasField("cost_bound_nano_usd")
+            assert (await rig.chat(hello("a/m"), key=key)).error is None
+            assert (await rig.chat(hello("a/m"), key=key)).reason == "rate_limit_exceeded"
+
+
+@pytest.mark.anyio
+async def test_what_a_wire_cannot_say_is_in_the_plan(tmp_path: Path) -> None:
+    async with FakeProvider() as fake:
+        settings = settings_in(
+            tmp_path,
+            provider("a", fake),
+            provider("c", fake, "anthropic", free=True, models=("m",)),
+        )
+        # The fake's typed form leaves out what Anthropic has no word for, so it is put in here.
+        request = typed(hello("c/m"))
+        request.seed = 7
+        request.routing.fallback_models.append("a/m")
+        request.context.dry_run = True
+        async with running(settings, PRICED) as rig:
+            call = rig.open(request)
+            payload = await call.receive()
+            assert payload is not None
+            (event,) = chat_service_pb2.ChatResponse.FromString(payload).events
+            assert await call.receive() is None
+            assert [(one.model, one.place) for one in event.plan.considered] == [
+                ("a/m", 1),
+                ("c/m", 0),
+            ]
+            assert event.plan.considered[1].verdicts[-1].rule == "wire"
+            native = await rig.chat(hello("c/m"), context=DRY)
+            assert native.typed_asked == 1
+            assert native.events[0].plan.considered[0].place == 1
+            assert fake.chats == []
