@@ -119,6 +119,11 @@ class PostgresServer:
         with psycopg.connect(self.dsn(database), autocommit=True) as connection:
             connection.execute(statement.encode())
 
+    def query(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
+        """The rows of one statement, as the superuser."""
+        with psycopg.connect(self.dsn(database), autocommit=True) as connection:
+            return connection.execute(statement.encode()).fetchall()
+
     def dsn(self, database: str) -> str:
         """As the superuser, through the unix socket."""
         return f"postgresql://postgres@/{database}?host={self.directory}&port={self.port}"

@@ -4,9 +4,10 @@ away, hangs, fills up or takes no writes.
 
 import asyncio
 import logging
+import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
@@ -37,8 +38,10 @@ DEADLINE_S = 30.0
 
 
 @asynccontextmanager
-async def opened(dsn: str, timeout_s: float = 10.0) -> AsyncIterator[Database]:
-    database = open_database(dsn, timeout_s=timeout_s)
+async def opened(
+    dsn: str, timeout_s: float = 10.0, connections_max: int = 8
+) -> AsyncIterator[Database]:
+    database = open_database(dsn, timeout_s=timeout_s, connections_max=connections_max)
     try:
         yield database
     finally:
@@ -50,17 +53,6 @@ async def database(postgres_dsn: str) -> AsyncIterator[Database]:
     async with opened(postgres_dsn) as made:
         await made.migrate("test", [FIRST], now=NOW)
         yield made
-
-
-@pytest.fixture
-def own_server() -> Iterator[PostgresServer]:
-    """A server that the test may break."""
-    server = PostgresServer()
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
 
 
 def unavailable(caught: pytest.ExceptionInfo[GatewayError]) -> bool:
@@ -237,6 +229,49 @@ async def test_a_hanging_server_costs_callers_their_deadline_and_no_thread(
         finally:
             own_server.signal(signal.SIGCONT)
         await works_again(database)
+
+
+async def test_a_connection_that_fell_silent_is_given_up_with_the_caller(
+    database: Database, postgres: PostgresServer, postgres_dsn: str
+) -> None:
+    # One thread writes: were it lost, nobody could write any more.
+    async with opened(postgres_dsn, timeout_s=0.5, connections_max=3) as impatient:
+
+        def who(connection: Connection) -> int:
+            pid: int = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            return pid
+
+        pid = await impatient.write(who)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(GatewayError) as caught:
+                await impatient.write(lambda c: _add(c, "a"))
+            assert unavailable(caught)
+            await works_again(impatient)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_commit_whose_answer_is_lost_is_not_run_again(own_server: PostgresServer) -> None:
+    async with opened(own_server.dsn("postgres")) as database:
+        await database.migrate("test", [FIRST], now=NOW)
+        # A commit now waits for a standby that never comes, after it was kept.
+        await asyncio.to_thread(own_server.stop)
+        await asyncio.to_thread(own_server.start, synchronous_standby_names="nobody")
+        await works_again(database)
+        runs: list[int] = []
+        writing = asyncio.ensure_future(
+            database.write(lambda c: (runs.append(1), _add(c, "a")))  # type: ignore[func-returns-value]
+        )
+        waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        await until(lambda: own_server.query(waiting), DEADLINE_S)
+        ((pid,),) = own_server.query(waiting)
+        own_server.execute(f"SELECT pg_terminate_backend({pid})")
+        with pytest.raises(GatewayError) as caught:
+            await writing
+        assert unavailable(caught)
+        assert runs == [1]
+        assert own_server.query("SELECT name FROM rows") == [("a",)]
 
 
 async def works_again(database: Database) -> None:
