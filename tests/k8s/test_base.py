@@ -66,3 +66,34 @@ def test_the_config_map_is_read_without_complaint() -> None:
     settings = config.with_local_defaults(config.load(None, config_map["data"], {}))
     assert settings.edge.routers == ("dns:///onegate-router:50051",)
     assert settings.router.listen == "0.0.0.0:50051"
+
+
+def test_with_postgresql_auth_and_usage_run_twice_without_volumes() -> None:
+    rendered = subprocess.run(
+        ["kubectl", "kustomize", str(BASE.parent / "postgresql")],
+        capture_output=True,
+        check=True,
+        timeout=60,
+    ).stdout
+    found = list(yaml.safe_load_all(rendered))
+    assert not [r for r in found if r["kind"] == "PersistentVolumeClaim"]
+    stores = {r["metadata"]["name"]: r["spec"] for r in found if r["kind"] == "Deployment"}
+    for name in ("auth", "usage"):
+        spec = stores[f"onegate-{name}"]
+        assert (spec["replicas"], spec["strategy"]["type"]) == (2, "RollingUpdate")
+        (container,) = spec["template"]["spec"]["containers"]
+        (variable,) = container["env"]
+        assert variable["name"] in config._VARIABLES
+        secret = variable["valueFrom"]["secretKeyRef"]
+        assert (secret["name"], secret["optional"]) == ("onegate-database", False)
+        assert {"name": "data", "emptyDir": {}} in spec["template"]["spec"]["volumes"]
+    for resource in found:
+        kubernetes_validate.validate(resource, VERSIONS[-1], strict=True)
+
+
+def test_without_the_secret_of_a_database_auth_and_usage_are_on_their_volumes() -> None:
+    for name in ("auth", "usage"):
+        (container,) = deployments()[name]["spec"]["template"]["spec"]["containers"]
+        (variable,) = container["env"]
+        assert variable["name"] == f"ONEGATE_{name.upper()}_DSN"
+        assert variable["valueFrom"]["secretKeyRef"]["optional"]
