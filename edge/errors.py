@@ -14,6 +14,7 @@ from edge.endpoints.strict_json import encode
 from edge.http import HttpRefusalError
 from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError, reason_name
+from runtime.money import usd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,12 +141,28 @@ def error_json(error: GatewayError) -> dict[str, Any]:
             {"model": out.model, "reason": _code(out.reason), "detail": out.detail}
             for out in error.excluded
         ]
+    if error.budget is not None:
+        metadata["budget"] = _budget(error.budget)
     return {
         "message": error.message,
         "type": http_error(error.reason).type,
         "param": error.param or None,
         "code": _code(error.reason),
         "metadata": metadata,
+    }
+
+
+def _budget(refusal: error_pb2.BudgetRefusal) -> dict[str, Any]:
+    """How a budget stands, in USD; ``resets_at`` in Unix seconds."""
+    resets = refusal.HasField("resets_at")
+    return {
+        "id": refusal.budget_id,
+        "account": refusal.account,
+        "limit": usd(refusal.limit_nano_usd),
+        "spent": usd(refusal.spent_nano_usd),
+        "held": usd(refusal.held_nano_usd),
+        "asked": usd(refusal.asked_nano_usd),
+        "resets_at": refusal.resets_at.seconds if resets else None,
     }
 
 

@@ -74,6 +74,7 @@ class GatewayError(Exception):
         self.upstream_status = upstream_status
         self.attempts: Sequence[error_pb2.AttemptSummary] = ()
         self.excluded: Sequence[error_pb2.Exclusion] = ()
+        self.budget: error_pb2.BudgetRefusal | None = None
 
     @property
     def retryable(self) -> bool:
@@ -91,6 +92,7 @@ class GatewayError(Exception):
             upstream_status=self.upstream_status,
             attempts=self.attempts,
             excluded=self.excluded,
+            budget=self.budget,
         )
 
     @classmethod
@@ -105,6 +107,7 @@ class GatewayError(Exception):
         )
         self.attempts = list(error.attempts)
         self.excluded = list(error.excluded)
+        self.budget = error.budget if error.HasField("budget") else None
         return self
 
     def __repr__(self) -> str:

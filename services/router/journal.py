@@ -84,10 +84,12 @@ class Journal:
 
     Attributes:
         epoch: grows with every opening; names this life of the router.
+        known_epoch: the last one that was written down before this opening; 0 for none.
         skipped_bytes: what ``salvage`` had to leave out.
     """
 
     def __init__(self, files: Files, replay: "_Replay", bytes_max: int) -> None:
+        self.known_epoch = replay.epoch
         self.epoch = replay.epoch + 1
         self.skipped_bytes = replay.skipped_bytes
         self._files = files
@@ -135,6 +137,19 @@ class Journal:
     def bytes_used(self) -> int:
         """How long all segments are together."""
         return self._files.bytes_used
+
+    @property
+    def settled(self) -> bool:
+        """Whether every final of former lives is acknowledged."""
+        return self._acked >= self._opened or not self.unacknowledged(self._acked, 1)
+
+    def opened(self, epoch: int) -> None:
+        """Writes down that usage calls this life by a later number. Raises JOURNAL_FULL."""
+        self.epoch = max(self.epoch, epoch)
+        try:
+            self._append(segments.frame(Kind.OPEN, _EPOCH.pack(self.epoch)))
+        except OSError as error:
+            raise _full(f"cannot be written: {error.strerror}") from error
 
     @property
     def recovered(self) -> list[UsageRecord]:

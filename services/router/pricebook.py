@@ -12,7 +12,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
 
@@ -21,7 +21,8 @@ from onegate.usage.v1 import price_service_pb2, price_service_pb2_grpc
 from onegate.usage.v1.price_pb2 import PriceSheet
 from runtime.clock import Clock
 from runtime.errors import GatewayError
-from runtime.rpc import from_rpc_error, unary
+from runtime.rpc import unary
+from services.router.following import Follower
 
 NAMES_MAX: Final = 10_000
 """Names beside the listed ones that are kept; the one learnt first is forgotten."""
@@ -39,11 +40,6 @@ REFRESH_S: Final = 3600.0
 TIMEOUT_S: Final = 2.0
 """How long usage may take to answer, in seconds."""
 
-SILENCE_S: Final = 8.0
-"""How long usage may say nothing before the watch begins anew; it says something every 2 s."""
-
-_RECONNECT_S_MIN: Final = 0.1
-_RECONNECT_S_MAX: Final = 2.0
 _LEARNING: Final = 16
 _LOG = logging.getLogger(__name__)
 
@@ -119,8 +115,9 @@ class PriceBook:
         self._unknown: OrderedDict[str, float] = OrderedDict()
         self._asked: dict[str, asyncio.Task[_Answer]] = {}
         self._heard = False
-        self._failures = 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self._fresh = _Listed()
+        self._follower = Follower("prices", self._open_watch, self._take, clock)
+        self._refreshing: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
@@ -129,14 +126,16 @@ class PriceBook:
 
     def start(self) -> None:
         """Starts to watch usage."""
-        loop = asyncio.get_running_loop()
-        self._tasks = [loop.create_task(self._watch()), loop.create_task(self._refresh())]
-        for task in self._tasks:
-            task.add_done_callback(_report)
+        self._follower.start()
+        self._refreshing = asyncio.get_running_loop().create_task(self._refresh())
+        self._refreshing.add_done_callback(_report)
 
     async def close(self) -> None:
         """Stops watching and asking; what is known stays known."""
-        tasks = [*self._tasks, *self._asked.values()]
+        await self._follower.close()
+        tasks: list[asyncio.Task[Any]] = [*self._asked.values()]
+        if self._refreshing is not None:
+            tasks.append(self._refreshing)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -238,44 +237,19 @@ class PriceBook:
             if model in self._named and isinstance(await self._ask(model), GatewayError):
                 return
 
-    async def _watch(self) -> None:
-        """Follows usage, and comes back whenever it goes away."""
-        while True:
-            try:
-                await self._follow()
-                why = "it ended the watch"
-            except GatewayError as error:
-                why = error.message
-            except TimeoutError:
-                why = "it fell silent"
-            if self._failures == 0:
-                _LOG.warning("prices are the last known ones, usage is away: %s", why)
-            pause_s = min(_RECONNECT_S_MIN * 2**self._failures, _RECONNECT_S_MAX)
-            self._failures = min(self._failures + 1, 10)
-            await self._clock.sleep(pause_s)
+    def _open_watch(self) -> grpc.aio.UnaryStreamCall[Any, price_service_pb2.WatchPricesResponse]:
+        return self._stub.WatchPrices(price_service_pb2.WatchPricesRequest(watcher=self._watcher))
 
-    async def _follow(self) -> None:
-        """Takes in what usage says until it stops. Raises ``GatewayError``, ``TimeoutError``."""
-        call = self._stub.WatchPrices(price_service_pb2.WatchPricesRequest(watcher=self._watcher))
-        fresh = _Listed()
-        complete = False
-        try:
-            while True:
-                async with asyncio.timeout(SILENCE_S):
-                    news = await call.read()
-                if not isinstance(news, price_service_pb2.WatchPricesResponse):
-                    return
-                fresh.put(news)
-                for model in news.replaced:
-                    self._named.pop(model, None)
-                    self._unknown.pop(model, None)
-                if news.complete and not complete:
-                    complete = True
-                    await self._replace(fresh)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, away=error_pb2.ERROR_REASON_BUDGET_UNAVAILABLE) from error
-        finally:
-            call.cancel()
+    async def _take(self, news: price_service_pb2.WatchPricesResponse, first: bool) -> None:
+        """Takes in what usage says; a full set replaces the last one when it is complete."""
+        if first:
+            self._fresh = _Listed()
+        self._fresh.put(news)
+        for model in news.replaced:
+            self._named.pop(model, None)
+            self._unknown.pop(model, None)
+        if news.complete and self._fresh is not self._listed:
+            await self._replace(self._fresh)
 
     async def _replace(self, fresh: _Listed) -> None:
         """A full set takes the place of the last one; other names are asked for anew, since usage
@@ -285,10 +259,8 @@ class PriceBook:
         self._unknown.clear()
         if not self._heard:
             _LOG.info("prices of %d models are known", len(fresh.sheets))
-        elif self._failures:
-            _LOG.info("usage is back")
         self._heard = True
-        self._failures = 0
+        self._follower.back()
         await self._ask_again()
 
 

@@ -14,6 +14,7 @@ from onegate.usage.v1 import price_pb2, price_service_pb2, price_service_pb2_grp
 from runtime.config import RpcSettings
 from runtime.errors import GatewayError
 from runtime.rpc import RpcServer, channel
+from services.router import following
 from services.router import pricebook as module
 from services.router.pricebook import PriceBook
 from services.usage.board import Board
@@ -302,7 +303,7 @@ async def test_names_are_kept_up_to_date_by_themselves(usage: Usage) -> None:
 
 
 async def test_a_silent_usage_is_asked_anew(usage: Usage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SILENCE_S", 0.2)
+    monkeypatch.setattr(following, "SILENCE_S", 0.2)
     await usage.start()
     usage.service.silent = True
     async with book_of(usage) as book:
