@@ -138,14 +138,20 @@ class Lane:
         if self._pending >= PENDING_MAX:
             raise self._unavailable("too many calls wait for it")
         self._pending += 1
-        ticket = _Ticket()
+        ticket, loop = _Ticket(), asyncio.get_running_loop()
+        deadline = loop.time() + (timeout_s or self._rules.timeout_s)
         try:
-            async with asyncio.timeout(timeout_s or self._rules.timeout_s):
+            async with asyncio.timeout_at(deadline):
                 return await self._repeat(ticket, work)
         except TimeoutError:
-            raise self._unavailable("it did not answer in time") from None
-        finally:
             ticket.leave(self._rules.abandon)
+            raise self._unavailable("it did not answer in time") from None
+        except asyncio.CancelledError:
+            # Most end soon by themselves, and a new connection costs more.
+            ticket.leave(None)
+            loop.call_at(deadline, ticket.leave, self._rules.abandon)
+            raise
+        finally:
             self._pending -= 1
 
     async def close(self) -> None:

@@ -74,6 +74,7 @@ class OperatorPrices:
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._store.follow(self._heard.set))
+            away = False
             while True:
                 await pause(self._clock, REFRESH_S, self._heard)
                 self._heard.clear()
@@ -81,7 +82,11 @@ class OperatorPrices:
                 try:
                     await self.refresh()
                 except GatewayError as error:
-                    _LOG.warning("prices that were set elsewhere are not known: %s", error.message)
+                    if not away:
+                        _LOG.warning("prices set elsewhere are not known: %s", error.message)
+                    away = True
+                else:
+                    away = False
 
     async def set(self, request: price_service_pb2.SetPricesRequest) -> list[PriceSheet]:
         """Keeps what is new in a request, all or none, and shows it. Raises INVALID_REQUEST."""

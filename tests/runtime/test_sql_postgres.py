@@ -252,6 +252,40 @@ async def test_a_connection_that_fell_silent_is_given_up_with_the_caller(
             os.kill(pid, signal.SIGCONT)
 
 
+async def test_a_caller_that_leaves_early_costs_no_connection_unless_it_hangs(
+    postgres_dsn: str,
+) -> None:
+    async with opened(postgres_dsn, timeout_s=1.0, connections_max=3) as database:
+
+        def who(connection: Connection) -> int:
+            pid: int = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            return pid
+
+        started = threading.Event()
+
+        def dawdle(seconds: float, connection: Connection) -> None:
+            started.set()
+            connection.execute(text(f"SELECT pg_sleep({seconds})"))
+
+        async def leave(seconds: float) -> None:
+            started.clear()
+            calling = asyncio.ensure_future(database.write(lambda c: dawdle(seconds, c)))
+            assert await asyncio.to_thread(started.wait, DEADLINE_S)
+            calling.cancel()
+            await asyncio.gather(calling, return_exceptions=True)
+
+        pid = await database.write(who)
+        await leave(0.1)
+        assert await database.write(who) == pid
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await leave(0.1)
+            await works_again(database)
+            assert await database.write(who) != pid
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
 async def test_a_commit_whose_answer_is_lost_is_not_run_again(own_server: PostgresServer) -> None:
     async with opened(own_server.dsn("postgres")) as database:
         await database.migrate("test", [FIRST], now=NOW)
