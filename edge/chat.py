@@ -16,7 +16,7 @@ from edge.dispatch import common_lines
 from edge.endpoints import chat_request, chat_response
 from edge.endpoints.call_context import call_context
 from edge.endpoints.call_headers import served_lines
-from edge.endpoints.chat_request import ChatCall
+from edge.endpoints.chat_request import ChatCall, NativeForms
 from edge.endpoints.chat_response import AnswerFrame
 from edge.endpoints.chat_stream import DONE, KEEP_ALIVE, ChunkEncoder, event
 from edge.endpoints.chat_typed import typed
@@ -68,6 +68,7 @@ class ChatEndpoint:
         self.settings = settings
         self.clock = clock
         self.typed_models = TypedModels(clock)
+        self._native = NativeForms()
 
     async def handle(self, call: Call) -> Response | None:
         """Serves one call."""
@@ -77,10 +78,13 @@ class ChatEndpoint:
         context = call_context(
             request.headers, request_id=call.request_id, client_address=request.client
         )
-        form = typed if chat.model in self.typed_models else chat_request.native
+        if chat.model in self.typed_models:
+            payload = typed(chat, context).SerializeToString()
+        else:
+            payload = self._native.pack(chat, context)
         relayed = self._relay.call(
             CHAT_METHOD,
-            form(chat, context).SerializeToString(),
+            payload,
             metadata={"authorization": f"Bearer {call.key}"},
             timeout_s=self.settings.call_timeout_s,
         )
@@ -152,6 +156,8 @@ class ChatExchange:
                     self._answer = happened.answer
                 elif self._wants_typed(happened):
                     await self._send_typed()
+            if relayed.ended and not relayed.inbox and relayed.error is None:
+                break
         if self._answer is not None:
             self._body = chat_response.body(self._answer, self._metered, self._frame())
         if self._body is None:

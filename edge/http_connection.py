@@ -206,8 +206,9 @@ class Connection(asyncio.Protocol):
             self._head.target += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header, or a trailer."""
-        self._head.add(name, value)
+        """One header; a trailer is not kept."""
+        if self._head.open:
+            self._head.lines.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is complete."""

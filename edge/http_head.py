@@ -6,8 +6,6 @@ from typing import Final
 from edge.http import HttpRefusalError
 from onegate.common.v1 import error_pb2
 
-VERSIONS: Final = ("1.1", "1.0")
-
 _HOST_FORBIDDEN: Final = frozenset(b"/?#@\\ ,")
 
 
@@ -22,9 +20,9 @@ class Head:
         "_began",
         "_bytes_max",
         "_fed",
-        "_lines",
         "_lines_max",
         "headers",
+        "lines",
         "open",
         "target",
     )
@@ -32,7 +30,8 @@ class Head:
     def __init__(self, bytes_max: int, lines_max: int) -> None:
         self._bytes_max = bytes_max
         self._lines_max = lines_max
-        self._lines: list[tuple[bytes, bytes]] = []
+        self.lines: list[tuple[bytes, bytes]] = []
+        """The headers so far, as they came."""
         self._fed = 0
         self._began = False
         self.open = False
@@ -45,12 +44,7 @@ class Head:
         self.open = self._began = True
         self._fed = 0
         self.target = b""
-        self._lines = []
-
-    def add(self, name: bytes, value: bytes) -> None:
-        """A header; a trailer is not kept."""
-        if self.open:
-            self._lines.append((name, value))
+        self.lines = []
 
     def fed(self, size: int) -> HttpRefusalError | None:
         """So many bytes were read and the head is not complete: why it is refused, if it is."""
@@ -65,12 +59,12 @@ class Head:
         """The head is complete: why it is refused, if it is. ``size`` is that of the last read."""
         self.open = False
         if self._fed + size > self._bytes_max:
-            lines = sum(len(name) + len(value) + 4 for name, value in self._lines)
+            lines = sum(len(name) + len(value) + 4 for name, value in self.lines)
             if len(self.target) + lines > self._bytes_max:
                 return self._too_large()
-        if len(self._lines) > self._lines_max:
+        if len(self.lines) > self._lines_max:
             return HttpRefusalError(431, f"More than {self._lines_max} headers came.")
-        self.headers = collected(self._lines)
+        self.headers = collected(self.lines)
         return refusal(version, method, self.target, self.headers)
 
     def _too_large(self) -> HttpRefusalError:
@@ -88,7 +82,7 @@ def refusal(
         target: the target as it was sent.
         headers: names in lower case; values of a name that came twice are joined by a comma.
     """
-    if version not in VERSIONS:
+    if version != "1.1" and version != "1.0":
         return HttpRefusalError(505, "Only HTTP/1.1 and HTTP/1.0 are spoken here.")
     host = headers.get(b"host")
     if host is None:
@@ -103,17 +97,21 @@ def refusal(
             [("allow", "GET, HEAD, POST")],
             error_pb2.ERROR_REASON_METHOD_NOT_ALLOWED,
         )
-    if b"#" in target or not origin_form(target).startswith(b"/"):
+    # Asking `bytes` for one byte with `in` raises and catches an exception inside.
+    if target.find(b"#") >= 0 or not origin_form(target).startswith(b"/"):
         return HttpRefusalError(400, "The request's target is malformed.")
-    if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
+    coding = headers.get(b"transfer-encoding")
+    if coding is not None and coding.lower() != b"chunked":
         return HttpRefusalError(400, "Only chunked transfer encoding is understood.")
-    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+    coding = headers.get(b"content-encoding")
+    if coding is not None and coding.lower() != b"identity":
         return HttpRefusalError(
             415,
             "Compressed bodies are not taken; send the body as it is.",
             [("accept-encoding", "identity")],
         )
-    if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
+    expected = headers.get(b"expect")
+    if expected is not None and expected.lower() != b"100-continue":
         return HttpRefusalError(417, "Only 'Expect: 100-continue' is understood.")
     return None
 
@@ -133,7 +131,7 @@ def collected(lines: Sequence[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 def origin_form(target: bytes) -> bytes:
     """The path and query of a target; those of the absolute form (``http://host/path``) too."""
-    if not target.startswith((b"http://", b"https://")):
+    if target.startswith(b"/") or not target.startswith((b"http://", b"https://")):
         return target
     _, _, rest = target.partition(b"://")
     slash = rest.find(b"/")

@@ -33,6 +33,8 @@ from runtime.relay_frames import (
     RELAY_METHOD,
     WINDOW_BYTES,
     Frame,
+    open_field,
+    open_frame,
 )
 from runtime.relay_stream import Assembly, DeadlineWatch, Leg, RelayProtocolError
 from runtime.relay_targets import FOLLOW_INTERVAL_S, Lookup, Targets, look_up
@@ -43,6 +45,8 @@ from runtime.rpc_status import received
 
 CONNECT_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 1.0
+OPENINGS_MAX: Final = 1024
+"""How many heads of calls are kept ready."""
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
 QUEUED_MESSAGES_MAX: Final = 4
@@ -132,6 +136,7 @@ class RelayPool:
         self._calls_max = settings.calls_max
         self._queue_bytes_max = QUEUED_MESSAGES_MAX * settings.message_bytes_max
         self._ready: list[_Stream] = []
+        self._openings: dict[tuple[object, ...], bytes] = {}
         self._turn = 0
         self._following: asyncio.Task[None] | None = None
         self._links: dict[str, asyncio.Task[None]] = {}
@@ -201,24 +206,29 @@ class RelayPool:
         if size > writer.payload_bytes_max:
             raise refusals.too_large(size, writer.payload_bytes_max)
         call = RelayCall(writer, 0, WINDOW_BYTES, self.clock.monotonic() + timeout_s)
+        if 0 < len(payload) <= writer.part_bytes:
+            opening = self._opening(method, metadata, timeout_s)
+            stream.adopt(call)
+            writer.append(open_frame(call.number, payload, opening))
+            return call
+        head = _head(method, metadata, timeout_s)
         stream.adopt(call)
-        if len(payload) > writer.part_bytes:
-            head = RelayOpen()
+        if payload:
             writer.send_large(call.number, OPEN, payload, head)
         else:
-            head = writer.frame(size)(call=call.number, kind=OPEN, payload=payload).open
-        try:
-            head.method = method
-            head.timeout_ms = _timeout_ms(timeout_s)
-            head.credit_bytes = WINDOW_BYTES
-            fields = head.metadata
-            for key, value in metadata.items():
-                fields[key] = value
-        except (TypeError, ValueError):
-            # Text that is no text, found when the call is half written: it takes itself back.
-            call.cancel()
-            raise
+            writer.frame(size)(call=call.number, kind=OPEN, open=head)
         return call
+
+    def _opening(self, method: str, metadata: Mapping[str, str], timeout_s: float) -> bytes:
+        """The head of an OPEN frame. Callers come again and again with the same one."""
+        known = (method, timeout_s, *metadata.items())
+        opening = self._openings.get(known)
+        if opening is None:
+            if len(self._openings) >= OPENINGS_MAX:
+                self._openings.clear()
+            opening = open_field(_head(method, metadata, timeout_s))
+            self._openings[known] = opening
+        return opening
 
     def _pick(self) -> "_Stream":
         """The ready stream with the fewest calls; equals take turns."""
@@ -460,6 +470,16 @@ class _Stream:
             self.why = f"{error.code().name}: {error.details()}"
         elif isinstance(error, TimeoutError):
             self.why = f"no answer within {CONNECT_TIMEOUT_S:.0f} s"
+
+
+def _head(method: str, metadata: Mapping[str, str], timeout_s: float) -> RelayOpen:
+    """What opens a call. Raises ``TypeError`` or ``ValueError`` for text that is none."""
+    return RelayOpen(
+        method=method,
+        timeout_ms=_timeout_ms(timeout_s),
+        credit_bytes=WINDOW_BYTES,
+        metadata=metadata,
+    )
 
 
 def _timeout_ms(timeout_s: float) -> int:

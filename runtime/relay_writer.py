@@ -83,6 +83,7 @@ class FrameWriter:
         "_gather_s",
         "_in_flight",
         "_large_bytes",
+        "_raw",
         "_sleeper",
         "_waiting",
         "add",
@@ -104,7 +105,7 @@ class FrameWriter:
         self._frame_bytes = self._batch_bytes_max // BATCH_FRAMES_MAX
         self._clock = clock
         self._gather_s = settings.relay_gather_s
-        self._full: deque[tuple[Batch, int]] = deque()
+        self._full: deque[tuple[Batch, list[bytes], int]] = deque()
         self._in_flight: list[Large] = []
         self._sleeper: asyncio.Future[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
@@ -127,6 +128,7 @@ class FrameWriter:
     def _begin(self) -> None:
         """Starts an empty batch."""
         self._batch = self._batch_type()
+        self._raw: list[bytes] = []
         self._bytes = 0
         self.add: Callable[..., Frame] = self._batch.frames.add
         self.tails: dict[int, Frame] = {}
@@ -137,9 +139,21 @@ class FrameWriter:
 
         Frames keep their order. ``size`` is at most ``part_bytes`` and some metadata.
         """
+        self._reserve(size)
+        return self.add
+
+    def append(self, frame: bytes) -> None:
+        """Adds one frame that is made already. It goes before what :meth:`frame` adds to the same
+        batch, so that only a call's first frame may come this way.
+        """
+        self._reserve(len(frame))
+        self._raw.append(frame)
+
+    def _reserve(self, size: int) -> None:
+        """Makes room for a frame, in a new batch if need be, and wakes the writer."""
         total = self._bytes + size + self._frame_bytes
         if total > self._batch_bytes_max and self._bytes:
-            self._full.append((self._batch, self._bytes))
+            self._full.append((self._batch, self._raw, self._bytes))
             self._full_bytes += self._bytes
             self._begin()
             self._weigh()
@@ -147,7 +161,6 @@ class FrameWriter:
         self._bytes = total
         if self._sleeper is not None:
             self._wake()
-        return self.add
 
     def send_large(
         self,
@@ -213,13 +226,14 @@ class FrameWriter:
         """Writes the oldest batch; how many frames it had."""
         if self.large and not self._full:
             self._add_parts()
-        batch = self._take()
-        frames = len(batch.frames)
+        batch, raw = self._take()
+        frames = len(batch.frames) + len(raw)
         began_s = self._clock.monotonic()
         try:
-            await write(batch.SerializeToString())
+            # Messages put together are one message: its repeated fields follow each other.
+            await write(b"".join((*raw, batch.SerializeToString())))
         except NotWritten:
-            self._full.appendleft((batch, 0))
+            self._full.appendleft((batch, raw, 0))
             raise
         if self._in_flight:
             self._in_flight = []
@@ -246,16 +260,16 @@ class FrameWriter:
             self._in_flight.append(large)
             self.forget(large.number)
 
-    def _take(self) -> Batch:
-        """The oldest batch."""
+    def _take(self) -> tuple[Batch, list[bytes]]:
+        """The oldest batch: its messages, and the frames before them."""
         if not self._full:
-            batch = self._batch
+            batch, raw = self._batch, self._raw
             self._begin()
-            return batch
-        batch, size = self._full.popleft()
+            return batch, raw
+        batch, raw, size = self._full.popleft()
         self._full_bytes -= size
         self._weigh()
-        return batch
+        return batch, raw
 
     async def room(self) -> None:
         """Returns when the queue may have room again, or is given up."""
@@ -278,8 +292,9 @@ class FrameWriter:
         """Every frame whose call the peer cannot have heard of from it, in order: what was never
         handed to ``write``, large payloads whole. The queue is empty then.
         """
-        batches = [batch for batch, _ in self._full]
-        batches.append(self._batch)
+        batches = []
+        for batch, raw, _ in (*self._full, (self._batch, self._raw, 0)):
+            batches += [self._batch_type.FromString(b"".join(raw)), batch]
         whole = {large.number: large for large in self._in_flight if large.kind == OPEN}
         larges = list(self.large.values())
         self._full.clear()

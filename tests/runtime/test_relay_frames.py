@@ -35,6 +35,8 @@ from runtime.relay_frames import (
     PAYLOAD_OVERHEAD_BYTES,
     QUEUE_BYTES_MAX,
     WINDOW_BYTES,
+    open_field,
+    open_frame,
 )
 from runtime.relay_server import RelayServer
 from runtime.relay_stream import Assembly, RelayProtocolError
@@ -350,3 +352,24 @@ async def test_senders_wait_while_the_peer_takes_nothing() -> None:
     assert writer.queued_bytes < QUEUE_BYTES_MAX
     writer.close()
     await writing
+
+
+@pytest.mark.parametrize("number", [1, 127, 128, 16_383, 16_384, 2**32 - 1])
+@pytest.mark.parametrize("size", [1, 127, 128, 16_383, 16_384, 70_000])
+def test_a_ready_made_open_frame_is_the_message(number: int, size: int) -> None:
+    head = RelayOpen(method="/a/B", timeout_ms=600_000, credit_bytes=7, metadata={"k": "ü"})
+    payload = bytes(size)
+    batch = RelayRequest.FromString(open_frame(number, payload, open_field(head)))
+    assert list(batch.frames) == [RelayFrame(call=number, kind=OPEN, payload=payload, open=head)]
+
+
+@pytest.mark.anyio
+async def test_ready_made_frames_are_written_with_the_others_and_given_up_in_order() -> None:
+    writer, _ = recording()
+    opening = open_field(RelayOpen(method="/a/B"))
+    for number in (1, 2):
+        writer.append(open_frame(number, b"p", opening))
+        writer.frame(1)(call=number, kind=DATA, payload=b"x")
+    given_up = [(frame.call, frame.kind) for frame in writer.give_up()]
+    assert given_up == [(1, OPEN), (2, OPEN), (1, DATA), (2, DATA)]
+    assert list(writer.give_up()) == []

@@ -9,7 +9,9 @@ from edge.endpoints.chat_fields import ChatFields
 from edge.endpoints.chat_request import (
     DOCUMENT_TOKENS_MAX,
     IMAGE_TOKENS_MAX,
+    READY_FORMS_MAX,
     ChatCall,
+    NativeForms,
     decode,
     native,
 )
@@ -231,6 +233,47 @@ def test_a_demand_for_data_that_is_misspelt_is_refused() -> None:
 
 def test_a_value_in_a_refusal_is_cut() -> None:
     assert len(refusal({"tool_choice": "x" * 10_000}).message) < 300
+
+
+PACKED: list[Json] = [
+    {},
+    {"stream": True},
+    {"stream": True, "stream_options": {"include_usage": True}},
+    {"n": 1},
+    {"n": 2, "max_tokens": 0},
+    {"max_tokens": 5},
+    {"max_completion_tokens": 5},
+    {"service_tier": "flex"},
+    {"tools": [FUNCTION]},
+    {"tools": [FUNCTION], "reasoning_effort": "high", "modalities": ["audio"]},
+    {"user": "u"},
+    {"safety_identifier": "s"},
+    {"metadata": {"a": "b"}},
+    {"models": ["m", "n"]},
+    {"provider": {"order": ["x"]}},
+    {"model": "x" * 500},
+    {"messages": [{"role": "user", "content": "ü" * 9_000}]},
+    {"messages": user({"type": "file", "file": {"file_data": "A" * 200}})},
+]
+
+
+def test_a_packed_form_is_the_message() -> None:
+    forms = NativeForms()
+    contexts = [CONTEXT, chat_pb2.CallContext(request_id="r" * 200, tags={"a": "b"})]
+    for fields in PACKED * 2:
+        for context in contexts:
+            call = asked(**fields)
+            packed = chat_pb2.ChatRequest.FromString(forms.pack(call, context))
+            assert packed == native(call, context)
+
+
+def test_forms_that_are_kept_ready_cannot_grow_without_end() -> None:
+    forms = NativeForms()
+    for number in range(READY_FORMS_MAX + 10):
+        forms.pack(asked(model=f"m{number}"), CONTEXT)
+    forms.pack(asked(model="x" * 512, service_tier="x" * 9_000), CONTEXT)
+    assert len(forms._known) <= READY_FORMS_MAX
+    assert all(len(ready) < 9_000 for ready in forms._known.values())
 
 
 def test_null_means_that_a_field_was_left_out() -> None:
