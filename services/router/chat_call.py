@@ -206,7 +206,7 @@ class ChatCall:
                 return
             except GatewayError as error:
                 failure = error
-            step = self._learn(prepared.attempt, failure)
+            step = await self._learn(prepared.attempt, failure)
             if step is Step.AGAIN:
                 again.append(deployment)
             elif step is Step.STOP:
@@ -290,14 +290,17 @@ class ChatCall:
         self._typed = typed
         return typed
 
-    def _learn(self, attempt: Attempt, failure: GatewayError) -> Step:
+    async def _learn(self, attempt: Attempt, failure: GatewayError) -> Step:
         """What a failure says of its deployment, and what may follow."""
         parts, line, deployment = self._parts, self._line, attempt.deployment
         now_s = parts.clock.monotonic()
         if failure.reason == error_pb2.ERROR_REASON_UPSTREAM_AUTH:
             self._quarantine(deployment, failure.upstream_status, now_s)
         if failure.retry_after_ms and failure.upstream_status >= _REFUSALS:
-            parts.health.cool_down(deployment.id, failure.retry_after_ms / 1000, now_s)
+            wait_s = failure.retry_after_ms / 1000
+            parts.health.cool_down(deployment.id, wait_s, now_s)
+            if parts.cooldowns is not None:
+                await parts.cooldowns.tell(deployment.id, wait_s)
         if line.shown or len(line.attempts) >= parts.settings.attempts_max:
             return Step.STOP
         step = step_after(failure, broke_off=attempt.broke_off)

@@ -42,6 +42,10 @@ class Health:
             if len(self._cooling) < ENTRIES_MAX or deployment in self._cooling:
                 self._cooling[deployment] = until_s
 
+    def cooling(self, now_s: float) -> dict[str, float]:
+        """Every deployment that cools down, with how much longer in seconds."""
+        return {name: until_s - now_s for name, until_s in self._cooling.items() if until_s > now_s}
+
     def cooling_s(self, deployment: str, now_s: float) -> float:
         """How much longer the deployment is left alone, in seconds; 0 when it is not."""
         until_s = self._cooling.get(deployment)

@@ -238,3 +238,5 @@ redis.call('HDEL', KEYS[3], ARGV[1])
 return {1}
 """
 """A router stops for good: its share is free again."""
+
+ALL: Final = (ADMIT, SETTLE, BEAT, LEAVE)

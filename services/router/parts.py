@@ -10,6 +10,7 @@ from onegate.usage.v1 import price_pb2, usage_record_pb2
 from runtime.clock import Clock, Entropy
 from runtime.config import RouterSettings
 from services.router.catalog import Catalog
+from services.router.cooldowns import SharedCooldowns
 from services.router.health import Health, RetryBudget
 from services.router.limits import Limits
 from services.router.meters import Meters
@@ -106,3 +107,5 @@ class Parts:
     meters: Meters
     shared_limits: SharedLimits | None = None
     """Where several routers count together."""
+    cooldowns: SharedCooldowns | None = None
+    """Where several routers tell each other who cools down."""

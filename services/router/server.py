@@ -16,8 +16,7 @@ from runtime.credentials import credential
 from runtime.grants import GrantClient
 from runtime.metrics import Metrics, serve_metrics
 from runtime.rpc import RpcServer, channel
-from runtime.rules import ConfigError, Problem
-from runtime.secrets import Secret, SecretError, read_secret
+from runtime.secrets import SecretError, read_secret
 from services.router import demo
 from services.router.catalog import Catalog
 from services.router.configured import Configured, configure, with_demo
@@ -27,16 +26,14 @@ from services.router.explain_service import ExplainService
 from services.router.health import Health, RetryBudget
 from services.router.journal import Journal
 from services.router.limits import Limits
-from services.router.membership import Member
 from services.router.meters import Meters
 from services.router.model_service import ModelService
 from services.router.parts import Parts
 from services.router.pricebook import PriceBook
 from services.router.providers import PROVIDERS
-from services.router.shared_limits import SharedLimits
+from services.router.sharing import share
 from services.router.shipper import Shipper
 from services.router.upstream import Upstream
-from services.router.valkey_link import Link
 from services.router.watchdog import Watchdog
 
 CHAT_METHOD: Final = "/onegate.router.v1.ChatService/Chat"
@@ -96,7 +93,8 @@ class _Router:
         for part in (grants, prices, shipper):
             part.start()
             stack.push_async_callback(part.close)
-        shared = await _shared_limits(settings, stack, metrics)
+        health = Health()
+        shared = await share(settings, stack, metrics, health)
         upstream = Upstream(clock, connect_timeout_s=own.connect_timeout_s)
         stack.callback(upstream.close)
         configured = await _configured(settings.providers, stack, clock, entropy)
@@ -110,14 +108,15 @@ class _Router:
             catalog=catalog,
             providers=configured.callable,
             limits=Limits(),
-            health=Health(),
+            health=health,
             retries=RetryBudget(own.retry_budget),
             watchdog=Watchdog(clock),
             upstream=upstream,
             journal=journal,
             shipper=shipper,
             meters=Meters(metrics),
-            shared_limits=shared,
+            shared_limits=shared.limits,
+            cooldowns=shared.cooldowns,
         )
         explain = ExplainService(parts, key_service_pb2_grpc.KeyServiceStub(auth))
         return cls(grants, prices, parts, await _serve(settings, parts, explain, stack))
@@ -141,35 +140,6 @@ async def _configured(
         stack.push_async_callback(keeper.close)
     await asyncio.gather(*(keeper.start() for keeper in configured.keepers))
     return configured
-
-
-async def _shared_limits(
-    settings: Settings, stack: AsyncExitStack, metrics: Metrics
-) -> SharedLimits | None:
-    """The limits that are counted in Valkey, where there is one. The journal's lock must be held:
-    who this router is there lies beside it.
-    """
-    own, clock = settings.limits, SystemClock()
-    if not own.valkey_url:
-        return None
-    file = own.valkey_password_file
-    try:
-        password = read_secret(Path(file)) if file else Secret("")
-    except SecretError as error:
-        problem = Problem(where="limits.valkey_password_file", message=str(error))
-        raise ConfigError([problem]) from None
-    directory = Path(settings.router.journal_dir)
-    member = Member.open(directory, SystemEntropy(), clock.monotonic())
-    link = Link(own.valkey_url, password, clock, own.valkey_deadline_s)
-    limits = SharedLimits(link, member, own.valkey_namespace, clock)
-    stack.push_async_callback(limits.close)
-    await limits.start()
-    metrics.reading(
-        "limits_shared",
-        "1 while rate limits are counted in Valkey, 0 while this router keeps to its share.",
-        lambda: limits.is_shared,
-    )
-    return limits
 
 
 def _keep_discovering(parts: Parts, stack: AsyncExitStack) -> None:

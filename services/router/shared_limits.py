@@ -298,7 +298,7 @@ class SharedLimits:
         while True:
             try:
                 if not self._link.up:
-                    await self._link.connect((ADMIT, BEAT, SETTLE, LEAVE))
+                    await self._link.connect()
                     refresh_s = 0.0
                 await self._beat()
                 now_s = self._clock.monotonic()

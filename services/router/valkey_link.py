@@ -53,6 +53,7 @@ class Link:
     Args:
         url: ``valkey://host:port/db``, ``valkeys://…`` with TLS, ``unix:///path``.
         password: of the URL's user, or of the default user; may be empty.
+        scripts: all that will be run.
         clock: measures deadlines.
         deadline_s: how long a command may take, its wait in the queue included.
 
@@ -60,8 +61,10 @@ class Link:
         on_down: called as soon as the connection is lost; not when it is closed.
     """
 
-    def __init__(self, url: str, password: Secret, clock: Clock, deadline_s: float) -> None:
-        self._password = password
+    def __init__(
+        self, url: str, password: Secret, scripts: Sequence[str], clock: Clock, deadline_s: float
+    ) -> None:
+        self._scripts = scripts
         self._pool = ConnectionPool.from_url(url, **_given(password))
         self._clock = clock
         self._deadline_s = deadline_s
@@ -77,13 +80,13 @@ class Link:
         """Whether commands can be sent."""
         return self._connection is not None
 
-    async def connect(self, scripts: Sequence[str]) -> None:
+    async def connect(self) -> None:
         """Connects anew and loads the scripts. Raises ``LinkDownError`` when it cannot."""
         connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 await connection.connect()  # type: ignore[no-untyped-call]
-                for script in scripts:
+                for script in self._scripts:
                     await connection.send_command("SCRIPT", "LOAD", script)
                     self._shas[script] = await connection.read_response()
         except (TimeoutError, ValkeyError, OSError) as error:
@@ -171,6 +174,57 @@ class Link:
 
 def _nobody() -> None:
     """Is told when nobody listens."""
+
+
+class Subscription:
+    """A connection that only listens to one channel.
+
+    Args:
+        url: as a :class:`Link`'s.
+        password: as a :class:`Link`'s.
+    """
+
+    def __init__(self, url: str, password: Secret) -> None:
+        self._pool = ConnectionPool.from_url(url, **_given(password))
+        self._connection: AbstractConnection | None = None
+
+    async def open(self, channel: str) -> None:
+        """Connects anew and subscribes. Raises ``LinkDownError``."""
+        self.close()
+        connection: AbstractConnection = self._pool.make_connection()  # type: ignore[no-untyped-call]
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await connection.connect()  # type: ignore[no-untyped-call]
+                await connection.send_command("SUBSCRIBE", channel)
+                await connection.read_response()
+        except (TimeoutError, ValkeyError, OSError) as error:
+            _cut(connection)
+            raise LinkDownError(str(error) or "it does not answer") from None
+        except asyncio.CancelledError:
+            _cut(connection)
+            raise
+        # Messages are rare: silence is no reason to connect again.
+        connection.socket_timeout = None
+        self._connection = connection
+
+    async def heard(self) -> bytes:
+        """The next message. Raises ``LinkDownError`` when the connection ends."""
+        connection = self._connection
+        if connection is None:
+            raise LinkDownError("not connected")
+        try:
+            message: list[Any] = await connection.read_response(disable_decoding=True)
+        except (ValkeyError, OSError) as error:
+            self.close()
+            raise LinkDownError(str(error)) from None
+        payload: bytes = message[2]
+        return payload
+
+    def close(self) -> None:
+        """Ends the connection, if there is one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _cut(connection)
 
 
 def _cut(connection: AbstractConnection) -> None:

@@ -25,6 +25,7 @@ from onegate.auth.v1 import grant_pb2
 from runtime.clock import SystemClock, SystemEntropy
 from runtime.errors import GatewayError
 from runtime.secrets import Secret
+from services.router import limit_scripts
 from services.router.membership import Member
 from services.router.shared_limits import SharedLimits, SharedTicket
 from services.router.valkey_link import Link
@@ -77,7 +78,7 @@ LIMITS = (
 async def connected(url: str, directory: Path) -> SharedLimits:
     """The limits of a router whose journal lies in the directory."""
     clock = SystemClock()
-    link = Link(url, Secret(""), clock, 0.05)
+    link = Link(url, Secret(""), limit_scripts.ALL, clock, 0.05)
     member = Member.open(directory, SystemEntropy(), clock.monotonic())
     limits = SharedLimits(link, member, "test", clock)
     await limits.start()

@@ -61,6 +61,11 @@ class ValkeyServer:
         with valkey.Valkey.from_url(self.url) as client:
             client.flushall()
 
+    def subscribers(self, channel: str) -> int:
+        """How many connections listen to a channel."""
+        with valkey.Valkey.from_url(self.url) as client:
+            return int(client.pubsub_numsub(channel)[0][1])
+
     async def close(self) -> None:
         """Ends it, in whatever state it is."""
         if self.process is not None:
