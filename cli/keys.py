@@ -49,8 +49,37 @@ class Output(enum.StrEnum):
     JSON = "json"
 
 
-app = typer.Typer(no_args_is_help=True, help="Make, list, show and end API keys.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Make, list, show, change, rotate and end API keys.",
+    epilog="The life of a key: docs/keys.md.",
+)
 
+ReadOnlyOption = Annotated[
+    bool, typer.Option("--read-only", help="It may list models and call none.")
+]
+FeatureOption = Annotated[str, typer.Option(help="Short for --tag feature=…")]
+TeamOption = Annotated[str, typer.Option(help="Short for --tag team=…")]
+CustomerOption = Annotated[str, typer.Option(help="Short for --tag customer=…")]
+DenyOption = Annotated[
+    list[str] | None,
+    typer.Option(help="A model or pattern it may not call, whatever else is said; repeatable."),
+]
+ExpiryOption = Annotated[
+    str,
+    typer.Option(
+        help="When it ends, such as 30d, 12h, 90m or 45s; default: what the project or the"
+        " organisation says, or never."
+    ),
+]
+NetworkOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Where it works from, such as 10.0.0.0/8 or 2001:db8::/32; repeatable."),
+]
+EndpointOption = Annotated[
+    list[str] | None,
+    typer.Option(help="An endpoint it may call, such as chat or embeddings; default: all."),
+]
 OutputOption = Annotated[
     Output, typer.Option("--output", "-o", help="A table for people or JSON for programs.")
 ]
@@ -86,9 +115,14 @@ def create_command(
         list[str] | None,
         typer.Option(help="A model it may call, or a pattern such as 'openai/*'; repeatable."),
     ] = None,
-    expires_in: Annotated[
-        str, typer.Option(help="When it ends, such as 30d, 12h, 90m or 45s; default: never.")
-    ] = "",
+    deny_models: DenyOption = None,
+    expires_in: ExpiryOption = "",
+    network: NetworkOption = None,
+    endpoint: EndpointOption = None,
+    read_only: ReadOnlyOption = False,
+    feature: FeatureOption = "",
+    team: TeamOption = "",
+    customer: CustomerOption = "",
     tag: Annotated[
         list[str] | None,
         typer.Option(help="A tag of its usage, as name=value; repeatable."),
@@ -104,10 +138,13 @@ def create_command(
     request = key_service_pb2.CreateKeyRequest(
         name=name,
         kind=grant_pb2.KEY_KIND_ADMIN if admin else grant_pb2.KEY_KIND_PROJECT,
-        expires_in_seconds=_seconds(expires_in),
+        expires_in_seconds=seconds_of(expires_in),
         models_allowed=models or (),
+        models_denied=deny_models or (),
+        networks_allowed=network or (),
+        scopes=scopes_of(endpoint or (), read_only=read_only),
         rate_limits=_limits(rpm, tpm),
-        tags=_tags(tag or ()),
+        tags={**named_tags(feature, team, customer), **tags_of(tag or ())},
     )
 
     async def create(auth: Auth) -> key_service_pb2.CreateKeyResponse:
@@ -254,7 +291,7 @@ async def _project_id(auth: Auth, project: str) -> str:
     return ids[0]
 
 
-def _seconds(duration: str) -> int:
+def seconds_of(duration: str, option: str = "--expires-in") -> int:
     """``30d`` in seconds; 0 for nothing. Ends the command when it is no duration."""
     if not duration:
         return 0
@@ -262,12 +299,12 @@ def _seconds(duration: str) -> int:
     if found is None:
         raise typer.BadParameter(
             f"{duration!r} is no duration: write a number and s, m, h, d or w, such as 30d.",
-            param_hint="--expires-in",
+            param_hint=option,
         )
     return int(found[1]) * _UNITS_S[found[2]]
 
 
-def _tags(tags: Sequence[str]) -> dict[str, str]:
+def tags_of(tags: Sequence[str]) -> dict[str, str]:
     """``name=value`` pairs. Ends the command when one is not."""
     pairs = [tag.partition("=") for tag in tags]
     for name, separator, value in pairs:
@@ -276,6 +313,21 @@ def _tags(tags: Sequence[str]) -> dict[str, str]:
                 f"{name + separator + value!r} is no tag: write name=value.", param_hint="--tag"
             )
     return {name: value for name, _, value in pairs}
+
+
+def named_tags(feature: str, team: str, customer: str) -> dict[str, str]:
+    """The tags that have options of their own."""
+    named = {"feature": feature, "team": team, "customer": customer}
+    return {name: value for name, value in named.items() if value}
+
+
+def scopes_of(endpoints: Sequence[str], *, read_only: bool) -> list[str]:
+    """What a key is held to. Ends the command when both are asked for."""
+    if read_only and endpoints:
+        raise typer.BadParameter("a read-only key calls no endpoint.", param_hint="--read-only")
+    if read_only:
+        return ["model.read"]
+    return [f"model.{endpoint}.request" for endpoint in endpoints]
 
 
 def _limits(rpm: int | None, tpm: int | None) -> list[grant_pb2.RateLimit]:

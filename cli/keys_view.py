@@ -29,6 +29,9 @@ def fields(key: key_service_pb2.Key) -> dict[str, Any]:
         "project_id": key.project_id or None,
         "organization_id": key.organization_id,
         "models_allowed": list(key.models_allowed),
+        "models_denied": list(key.models_denied),
+        "scopes": list(key.scopes),
+        "networks_allowed": list(key.networks_allowed),
         "rate_limits": [
             {
                 "meter": _word(grant_pb2.RateMeter.Name(limit.meter)),
@@ -43,13 +46,20 @@ def fields(key: key_service_pb2.Key) -> dict[str, Any]:
         "created_at": _iso(key.created_at),
         "expires_at": _iso(key.expires_at) if key.HasField("expires_at") else None,
         "revoked_at": _iso(key.revoked_at) if key.HasField("revoked_at") else None,
+        "disabled_at": _iso(key.disabled_at) if key.HasField("disabled_at") else None,
+        "rotated_at": _iso(key.rotated_at) if key.HasField("rotated_at") else None,
+        "last_used_at": _iso(key.last_used_at) if key.HasField("last_used_at") else None,
+        "former_secrets": [
+            {"redacted_value": secret.redacted_value, "ends_at": _iso(secret.ends_at)}
+            for secret in key.former_secrets
+        ],
         "version": key.version,
     }
 
 
 def _word(enum_name: str) -> str:
     """``RATE_METER_REQUESTS`` as ``requests``."""
-    return enum_name.rpartition("_")[2].lower()
+    return "_".join(enum_name.split("_")[2:]).lower()
 
 
 def _iso(moment: Timestamp) -> str:
@@ -59,6 +69,8 @@ def _iso(moment: Timestamp) -> str:
 def _state(key: key_service_pb2.Key) -> str:
     if key.HasField("revoked_at"):
         return "revoked"
+    if key.HasField("disabled_at"):
+        return "disabled"
     if key.HasField("expires_at") and key.expires_at.ToDatetime(UTC) <= SystemClock().now():
         return "expired"
     return "active"
@@ -98,16 +110,24 @@ def _lines(key: key_service_pb2.Key) -> list[tuple[str, str]]:
         ("key", key.redacted_value),
         ("project", key.project_id or "-"),
         ("models", ", ".join(key.models_allowed) or "all" if key.project_id else "none"),
+        ("not", ", ".join(key.models_denied) or "-"),
+        ("scopes", ", ".join(key.scopes) or "all"),
+        ("networks", ", ".join(key.networks_allowed) or "all"),
         ("limits", ", ".join(limits) or "-"),
         ("tags", ", ".join(f"{name}={value}" for name, value in key.tags.items()) or "-"),
         ("made", _iso(key.created_at)),
         ("expires", _iso(key.expires_at) if key.HasField("expires_at") else "never"),
+        ("used", _iso(key.last_used_at) if key.HasField("last_used_at") else "never"),
+        *(
+            ("earlier secret", f"{secret.redacted_value} until {_iso(secret.ends_at)}")
+            for secret in key.former_secrets
+        ),
     ]
 
 
 def table(keys: Sequence[key_service_pb2.Key]) -> Table:
     """Keys, a row each."""
-    shown = ("id", "name", "kind", "state", "key", "project", "models", "expires")
+    shown = ("id", "name", "kind", "state", "key", "project", "models", "expires", "used")
     made = Table(box=None, pad_edge=False)
     for column in shown:
         made.add_column(column, no_wrap=column == "id")

@@ -8,14 +8,16 @@ from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
-from typer.main import get_group
+from typer.main import get_command, get_group
 
 from cli.context import CliContext, load
 from cli.settings import RunFlags
 from cli.up import UpOptions, up
 
 GROUPS: Final = {
-    "keys": "cli.keys",
+    "keys": "cli.keys_change",
+    "users": "cli.users",
+    "limits": "cli.limits",
     "projects": "cli.projects",
     "orgs": "cli.organizations",
     "policy": "cli.policy",
@@ -29,26 +31,33 @@ up`` runs for as long as the gateway and holds none of them.
 """
 
 
+COMMANDS: Final[dict[str, str]] = {}
+"""The module of each single command of that kind, whose ``app`` it is."""
+
+
 class Commands(TyperGroup):
-    """The commands here, and those of ``GROUPS``."""
+    """The commands here, and those of ``GROUPS`` and ``COMMANDS``."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """All names."""
-        return [*super().list_commands(ctx), *GROUPS]
+        return [*super().list_commands(ctx), *GROUPS, *COMMANDS]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A command by name."""
-        module = GROUPS.get(cmd_name)
-        if module is None:
+        if cmd_name in COMMANDS:
+            found: Any = get_command(importlib.import_module(COMMANDS[cmd_name]).app)
+        elif cmd_name in GROUPS:
+            found = get_group(importlib.import_module(GROUPS[cmd_name]).app)
+        else:
             return super().get_command(ctx, cmd_name)
-        group = get_group(importlib.import_module(module).app)
-        group.name = cmd_name
-        return group
+        found.name = cmd_name
+        return found
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """The command that the arguments name; the nearest ones are told to who mistypes one."""
-        if args[0] not in {*self.commands, *GROUPS}:
-            self.commands.update({name: self.get_command(ctx, name) for name in GROUPS})
+        apart = {**GROUPS, **COMMANDS}
+        if args[0] not in {*self.commands, *apart}:
+            self.commands.update({name: self.get_command(ctx, name) for name in apart})
         return super().resolve_command(ctx, args)
 
 

@@ -1,12 +1,14 @@
 """``onegate projects``: makes, lists and archives projects."""
 
+import re
 from typing import Annotated, Any, Final
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cli.context import CliContext
+from cli.context import CliContext, fail
 from cli.keys import Output, OutputOption
 from cli.keys_view import console, print_json
 from cli.operator import Operator, run
@@ -14,6 +16,7 @@ from onegate.auth.v1 import project_service_pb2 as pb
 from onegate.auth.v1 import project_service_pb2_grpc
 
 _PAGE_SIZE: Final = 1_000
+_ID: Final = re.compile(r"proj_[0-9a-f]{32}")
 
 app = typer.Typer(no_args_is_help=True, help="Make, list and archive projects.")
 
@@ -55,15 +58,7 @@ def list_command(
     """List projects, newest first."""
 
     async def listed(operator: Operator) -> list[pb.Project]:
-        stub = project_service_pb2_grpc.ProjectServiceStub(operator.channel)
-        found: list[pb.Project] = []
-        request = pb.ListProjectsRequest(page_size=_PAGE_SIZE, include_archived=include_archived)
-        while True:
-            page: pb.ListProjectsResponse = await operator.call(stub.ListProjects, request)
-            found += page.projects
-            request.page_token = page.next_page_token
-            if not page.next_page_token:
-                return found
+        return await projects(operator, include_archived=include_archived)
 
     _show(run(_cli(context), listed, organization), output)
 
@@ -83,6 +78,31 @@ def archive_command(
         return ended.project
 
     _show([run(_cli(context), archive)], output, one=True)
+
+
+async def projects(operator: Operator, *, include_archived: bool = False) -> list[pb.Project]:
+    """All projects, newest first."""
+    stub = project_service_pb2_grpc.ProjectServiceStub(operator.channel)
+    found: list[pb.Project] = []
+    request = pb.ListProjectsRequest(page_size=_PAGE_SIZE, include_archived=include_archived)
+    while True:
+        page: pb.ListProjectsResponse = await operator.call(stub.ListProjects, request)
+        found += page.projects
+        request.page_token = page.next_page_token
+        if not page.next_page_token:
+            return found
+
+
+async def project_id_of(operator: Operator, project: str) -> str:
+    """The id of a project that is named by its id or its name; empty stays empty."""
+    if not project or _ID.fullmatch(project):
+        return project
+    ids = [found.id for found in await projects(operator) if found.name == project]
+    if not ids:
+        fail(escape(f"there is no project {project!r}"))
+    if len(ids) > 1:
+        fail(escape(f"several projects are named {project!r}: use an id: {', '.join(ids)}"))
+    return ids[0]
 
 
 def _cli(context: typer.Context) -> CliContext:
