@@ -161,8 +161,12 @@ def unix_path(path: str) -> str | None:
 
 def dsn(value: str) -> str | None:
     """Where a service keeps its data; empty to have it derived."""
-    if not value or value.startswith("postgresql://") or re.fullmatch(r"sqlite:///+[^/].*", value):
+    if not value or re.fullmatch(r"sqlite:///+[^/].*", value):
         return None
+    if value.startswith("postgresql://"):
+        if value.isprintable() and not re.search(r" |%(?![0-9A-Fa-f]{2})", value):
+            return None
+        return "must have : / @ % and spaces in a password written as %3A %2F %40 %25 %20"
     return "must look like sqlite:///var/lib/onegate/auth.db or postgresql://host/database"
 
 

@@ -146,7 +146,7 @@ class PostgresServer:
 
 def _as_postgres() -> list[str]:
     """PostgreSQL refuses to be run by root. It ends with the process that started it."""
-    command = ["setpriv", "--pdeathsig=INT"]
+    command = ["setpriv", "--pdeathsig=INT"] if shutil.which("setpriv") else []
     if os.geteuid() == 0:
         command += ["--reuid=postgres", "--regid=postgres", "--init-groups"]
     return command

@@ -62,24 +62,32 @@ class Identity:
         )
 
 
-async def open_identity(settings: AuthSettings, clock: Clock, entropy: Entropy) -> Identity:
-    """The store with its schema up to date, and its pepper, made when there is none yet.
-
-    Raises ``SecretError`` when the pepper is not the one that the stored keys were kept under:
-    every key would be refused as unknown.
-    """
-    pepper = FileSecrets(entropy).read_or_make(settings.pepper_file)
-    store = SqlStore(open_configured(settings))
-    identity = Identity(
-        store=store,
-        pepper=pepper,
+def identity_of(settings: AuthSettings, clock: Clock, entropy: Entropy) -> Identity:
+    """The store, not looked at yet, and its pepper, made when there is none yet."""
+    return Identity(
+        store=SqlStore(open_configured(settings)),
+        pepper=FileSecrets(entropy).read_or_make(settings.pepper_file),
         clock=clock,
         entropy=entropy,
         data_classes=settings.data_classes,
     )
+
+
+async def prepare(identity: Identity, pepper_file: str) -> None:
+    """Brings the schema up to date.
+
+    Raises ``SecretError`` when the pepper is not the one that the stored keys were kept under:
+    every key would be refused as unknown.
+    """
+    await identity.store.migrate(now=identity.clock.now())
+    await _check_pepper(identity, pepper_file)
+
+
+async def open_identity(settings: AuthSettings, clock: Clock, entropy: Entropy) -> Identity:
+    """The store, prepared. Raises as :func:`prepare`."""
+    identity = identity_of(settings, clock, entropy)
     try:
-        await identity.store.migrate(now=clock.now())
-        await _check_pepper(identity, settings.pepper_file)
+        await prepare(identity, settings.pepper_file)
     except BaseException:
         await identity.store.close()
         raise

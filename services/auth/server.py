@@ -17,8 +17,8 @@ from onegate.auth.v1 import (
 )
 from onegate.common.v1 import error_pb2
 from runtime import apikeys
-from runtime.clock import Clock, Entropy, SystemClock, SystemEntropy
-from runtime.config import AuthSettings, Settings
+from runtime.clock import SystemClock, SystemEntropy
+from runtime.config import Settings
 from runtime.errors import GatewayError
 from runtime.metrics import Metrics, serve_metrics
 from runtime.readiness import follow_store, when_available
@@ -28,7 +28,7 @@ from services.auth import keys
 from services.auth.administration import Administration, Context
 from services.auth.bootstrap import ensure_organization
 from services.auth.desks.table import DESKS
-from services.auth.identity import Identity, open_identity
+from services.auth.identity import Identity, identity_of, prepare
 from services.auth.records import Lineage, Session
 from services.auth.watch import Feed
 
@@ -114,12 +114,16 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
     """Serves until ``stop`` is set."""
     clock, entropy = SystemClock(), SystemEntropy()
     async with AsyncExitStack() as closing:
-        identity = await when_available(
-            lambda: _identity(settings.auth, clock, entropy), clock, stop
-        )
-        if identity is None:
-            return
+        identity = identity_of(settings.auth, clock, entropy)
         closing.push_async_callback(identity.store.close)
+
+        async def begin() -> bool:
+            await prepare(identity, settings.auth.pepper_file)
+            await ensure_organization(identity)
+            return True
+
+        if not await when_available(begin, clock, stop):
+            return
         operator_token = FileSecrets(entropy).read_or_make(settings.rpc.operator_token_file)
         feed = Feed(identity.store, clock)
         server = serve(identity, feed, operator_token, RpcServer(settings.rpc, "auth"))
@@ -137,17 +141,6 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
             await stop.wait()
             for task in running:
                 task.cancel()
-
-
-async def _identity(settings: AuthSettings, clock: Clock, entropy: Entropy) -> Identity:
-    """The store with an organisation in it."""
-    identity = await open_identity(settings, clock, entropy)
-    try:
-        await ensure_organization(identity)
-    except BaseException:
-        await identity.store.close()
-        raise
-    return identity
 
 
 def _metrics(feed: Feed) -> Metrics:

@@ -241,6 +241,8 @@ def test_a_flag_that_is_no_setting_is_a_defect() -> None:
             "[auth]\ndsn = 'postgresql://a:canary@b/c'\ndsn_file = '/x'",
             "line 3: auth has dsn or dsn_file, not both",
         ),
+        ("[auth]\ndsn = 'postgresql://a:b%c@d/e'", "line 2: auth.dsn must have : / @ % and spaces"),
+        ("[auth]\ndsn = 'postgresql://a:b c@d/e'", "line 2: auth.dsn must have : / @ % and spaces"),
         ("[usage]\nconnections_max = 2", "line 2: usage.connections_max must be"),
         ("data_dir = ''", "line 1: data_dir must not be empty"),
         ('data_dir = "a\\u0000b"', "line 1: data_dir must be a path of printable characters"),
