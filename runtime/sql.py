@@ -11,18 +11,17 @@ processes with many writers each: a store says what must not come between with :
 ``with_for_update()`` or a constraint, and the same code is right on both.
 """
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeVar
 
 from sqlalchemy import Connection, Table, func, literal_column, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from runtime.clock import Clock, Entropy, SystemClock, SystemEntropy
 from runtime.secrets import read_secret
-from runtime.sql_lane import TIMEOUT_S, Work
-from runtime.sql_postgres import CONNECTIONS_MAX, PostgresDatabase
+from runtime.sql_lane import CONNECTIONS_MAX, TIMEOUT_S, Work
 from runtime.sql_schema import Migration, SchemaError
 from runtime.sql_sqlite import SqliteDatabase
 from runtime.sql_types import NanoUsd, RowNumber, Timestamp, unix_micros
@@ -48,6 +47,8 @@ __all__ = [
 T = TypeVar("T")
 
 _POSTGRESQL: Final = "postgresql"
+_POSTGRES_ROOM: Final = "runtime.sql_postgres"
+"""Imported when a DSN asks for it: the driver and the dialect cost a process 15 MB."""
 
 
 class Database(Protocol):
@@ -113,13 +114,14 @@ def open_database(
         case "sqlite" if separator and rest.startswith("/") and rest.strip("/"):
             return SqliteDatabase(Path("/" + rest.lstrip("/")), timeout_s, clock, entropy)
         case "postgresql":
-            return PostgresDatabase(
+            opened: Database = importlib.import_module(_POSTGRES_ROOM).PostgresDatabase(
                 dsn,
                 timeout_s=timeout_s,
                 connections_max=connections_max,
                 clock=clock,
                 entropy=entropy,
             )
+            return opened
         case _:
             raise ValueError(
                 "A DSN looks like sqlite:///var/lib/onegate/auth.db, with an absolute path, or"
@@ -178,6 +180,6 @@ def insert_new(connection: Connection, table: Table, rows: Sequence[Mapping[str,
     """
     if not rows:
         return 0
-    dialect = postgresql if connection.dialect.name == _POSTGRESQL else sqlite
+    dialect = importlib.import_module(f"sqlalchemy.dialects.{connection.dialect.name}")
     statement = dialect.insert(table).values(list(rows)).on_conflict_do_nothing()
     return len(connection.execute(statement.returning(literal_column("1"))).all())

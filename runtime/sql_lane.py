@@ -29,6 +29,8 @@ Work = Callable[[Connection], T]
 once, so it has no effect but on the database.
 """
 
+CONNECTIONS_MAX: Final = 8
+"""Connections of one process: one that listens, the others for transactions."""
 TIMEOUT_S: Final = 5.0
 """How long a caller waits for its transaction, queue, lock and repetitions included, in seconds."""
 

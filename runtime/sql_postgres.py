@@ -29,9 +29,6 @@ _LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CONNECTIONS_MAX: Final = 8
-"""Connections of one process: one that listens, the others for transactions."""
-
 MIGRATION_TIMEOUT_S: Final = 600.0
 """How long changing the schema, or waiting for another process that does, may take, in seconds."""
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -72,3 +73,11 @@ def test_a_service_with_wrong_flags_ends_with_what_is_wrong(
     )
     assert ended.returncode == 2
     assert complaint in ended.stderr
+
+
+@pytest.mark.parametrize("service", ["auth", "usage"])
+def test_a_service_on_sqlite_holds_no_driver_of_postgresql(service: str, tmp_path: Path) -> None:
+    code = (
+        f"from cli import serve; serve.run_of({service!r})\nfrom runtime.sql import open_database"
+    )
+    assert not held_after(f"{code}\nopen_database('sqlite://{tmp_path}/x.db')") & {"psycopg"}
