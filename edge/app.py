@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Final
 
 from edge.admin.endpoints import AdminEndpoints
@@ -20,7 +21,7 @@ from edge.http import Response
 from edge.http_server import HttpServer
 from edge.models import ModelEndpoints
 from runtime.clock import SystemClock, SystemEntropy
-from runtime.config import Settings
+from runtime.config import EdgeSettings, Settings
 from runtime.grants import GrantClient
 from runtime.relay import RelayPool
 from runtime.rpc import channel
@@ -28,6 +29,8 @@ from runtime.telemetry import CONTENT_TYPE, AccessLog, Metrics
 
 START_TIMEOUT_S: Final = 5.0
 """How long the process waits for its peers before it serves without them."""
+SMALL_DRAIN_S: Final = 10.0
+"""How long administrative calls under way may take when the process stops; none takes longer."""
 SMALL_BODY_BYTES_MAX: Final = 64 * 1024
 """The longest body of an endpoint that has no use for one."""
 
@@ -51,17 +54,33 @@ class Edge:
         closing.push_async_callback(auth.close)
         self._admin = AdminEndpoints(auth, ports.clock)
         self.admission = Admission(edge.calls_max, ports.clock)
-        dispatcher = Dispatcher(self.endpoints(), ports, edge.calls_max, self.admission)
-        self.server = HttpServer(dispatcher, edge, ports.clock)
+        self.server = self._server(self.endpoints(), edge)
+        self.admin_server: HttpServer | None = None
+        if edge.admin_address:
+            host, _, port = edge.admin_address.rpartition(":")
+            place = replace(edge, host=host.strip("[]"), port=int(port))
+            self.admin_server = self._server([*self.pages(), *self._admin.endpoints()], place)
         self._draining = False
 
-    def endpoints(self) -> list[Endpoint]:
-        """The table."""
-        body_bytes_max = self._settings.edge.body_bytes_max
+    def _server(self, endpoints: list[Endpoint], settings: EdgeSettings) -> HttpServer:
+        """A server of some endpoints at ``settings``' host and port."""
+        dispatcher = Dispatcher(endpoints, self._ports, settings.calls_max, self.admission)
+        return HttpServer(dispatcher, settings, self._ports.clock)
+
+    def pages(self) -> list[Endpoint]:
+        """What needs no key."""
         return [
             PageEndpoint(name="healthz", method="GET", path="/healthz", page=self._alive),
             PageEndpoint(name="readyz", method="GET", path="/readyz", page=self._ready),
             PageEndpoint(name="metrics", method="GET", path="/metrics", page=self._metrics),
+        ]
+
+    def endpoints(self) -> list[Endpoint]:
+        """The table of the port that calls come to."""
+        body_bytes_max = self._settings.edge.body_bytes_max
+        admin = [] if self._settings.edge.admin_address else self._admin.endpoints()
+        return [
+            *self.pages(),
             KeyEndpoint(
                 name="chat.completions",
                 method="POST",
@@ -84,7 +103,7 @@ class Edge:
                 handle=self._models.get,
                 body_bytes_max=SMALL_BODY_BYTES_MAX,
             ),
-            *self._admin.endpoints(),
+            *admin,
         ]
 
     async def start(self) -> int:
@@ -93,7 +112,11 @@ class Edge:
         self._ports.grants.start()
         self.admission.start()
         await self._connected()
-        return await self.server.start(reuse_port=self._settings.workers > 1)
+        shared = self._settings.workers > 1
+        if self.admin_server is not None:
+            port = await self.admin_server.start(reuse_port=shared)
+            _LOG.info("administration listens at port %d", port)
+        return await self.server.start(reuse_port=shared)
 
     async def _connected(self) -> None:
         """Waits for the peers, but not for ever: without them calls are refused one by one, and
@@ -121,6 +144,8 @@ class Edge:
         self._draining = self.server.draining = True
         await self._ports.clock.sleep(edge.drain_notice_s)
         await self.server.stop(edge.drain_timeout_s)
+        if self.admin_server is not None:
+            await self.admin_server.stop(SMALL_DRAIN_S)
 
     async def close(self) -> None:
         """Ends the connections to the peers."""

@@ -15,6 +15,7 @@ from edge.http import HttpRefusalError
 from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError, reason_name
 from runtime.money import usd
+from runtime.redaction import redact_keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,13 +139,18 @@ def error_json(error: GatewayError) -> dict[str, Any]:
         metadata["attempts"] = [_attempt(attempt) for attempt in error.attempts]
     if error.excluded:
         metadata["excluded"] = [
-            {"model": out.model, "reason": _code(out.reason), "detail": out.detail}
+            {
+                "model": redact_keys(out.model),
+                "reason": _code(out.reason),
+                "detail": redact_keys(out.detail),
+            }
             for out in error.excluded
         ]
     if error.budget is not None:
         metadata["budget"] = _budget(error.budget)
     return {
-        "message": error.message,
+        # What a caller puts where no key belongs comes back in sentences about it.
+        "message": redact_keys(error.message),
         "type": http_error(error.reason).type,
         "param": error.param or None,
         "code": _code(error.reason),

@@ -58,11 +58,12 @@ NEED_BASE_URL: Final = frozenset({"azure", "azure-deployments", "compatible"})
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeSettings:
     """The REST edge. Addresses of peers are gRPC targets (``unix:…``, ``host:port``,
-    ``dns:///…``).
+    ``dns:///…``). ``admin_address`` takes the administrative API off the port that calls come to.
     """
 
     host: str = field(default="127.0.0.1", metadata=ruled(rules.host))
     port: int = field(default=8080, metadata=between(0, 65535))
+    admin_address: str = field(default="", metadata=ruled(rules.host_port))
     auth: str = field(default="", metadata=ruled(rules.target))
     routers: tuple[str, ...] = field(default=(), metadata=each(rules.target))
     usage: str = field(default="", metadata=ruled(rules.target))

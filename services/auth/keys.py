@@ -16,6 +16,7 @@ from onegate.common.v1 import error_pb2
 from runtime.apikeys import KeyKind
 from runtime.errors import GatewayError
 from runtime.networks import normalised
+from runtime.redaction import redact_keys
 from services.auth.data_policy import policy_of
 from services.auth.objects import FormerSecretRecord
 from services.auth.permissions import checked_permissions
@@ -243,6 +244,8 @@ def checked_name(name: str) -> str:
         raise _refused("name", f"must have 1 to {NAME_CHARS_MAX} characters")
     if not name.isprintable():
         raise _refused("name", "must be one line without control characters")
+    if redact_keys(name) != name:
+        raise _refused("name", "must not hold a key: names are shown to many")
     return name
 
 

@@ -113,6 +113,17 @@ def check_path(path: str) -> None:
         )
 
 
+def is_forbidden(address: str) -> bool:
+    """Whether nothing is ever sent to an address, whatever name led to it: link-local ones, where
+    clouds serve credentials, and those that are nobody's.
+    """
+    found = _address(address.partition("%")[0])
+    if found is None:
+        return True
+    found = _embedded(found)
+    return found.is_link_local or found.is_multicast or found.is_unspecified
+
+
 def _check_form(base_url: str, parts: SplitResult, host: str) -> None:
     if parts.scheme not in PORTS:
         raise _refuse(base_url, "it must start with https:// or http://")

@@ -23,7 +23,7 @@ from onegate.common.v1 import error_pb2
 from runtime.clock import Clock
 from runtime.errors import GatewayError
 from services.router.connection import Connection
-from services.router.egress import Origin, check_headers, check_path
+from services.router.egress import Origin, check_headers, check_path, is_forbidden
 from services.router.providers.base import Headers, Signer, UpstreamRequest
 
 IDLE_MAX: Final = 256
@@ -264,7 +264,12 @@ class Upstream:
         """Tries the host's addresses in turn, each for its share of the time."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
-        addresses = _interleaved([str(entry[4][0]) for entry in found])
+        # A name was checked when it was configured; what it resolves to is somebody else's say.
+        addresses = _interleaved(
+            [name for name in (str(entry[4][0]) for entry in found) if not is_forbidden(name)]
+        )
+        if not addresses:
+            raise OSError("the name leads to no address that may be called")
         share_s = self._connect_timeout_s / len(addresses)
         tls = self._tls if origin.scheme == "https" else None
         failure: OSError = OSError("no address")

@@ -130,11 +130,15 @@ async def test_an_entry_says_who_from_where_and_what_was_before_and_after(tmp_pa
 
 async def test_no_secret_is_in_the_log_or_the_database(tmp_path: Path) -> None:
     async with auth(tmp_path) as at:
-        value, _ = await at.create(name=f"pasted {at.first.api_key}")
+        # A key is refused where it is recognised; a password that is pasted is masked.
+        with pytest.raises(GatewayError, match="must not hold a key"):
+            await at.create(name=f"pasted {at.first.api_key}")
+        value, _ = await at.create(name="pasted password=hunter2hunter2")
         for entry in await entries(at, pb.AUDIT_OUTCOME_ANY):
             shown = (entry.before_json + entry.after_json).decode()
             assert value not in shown
             assert at.first.api_key[-20:] not in shown
+            assert "hunter2" not in shown
         stored = stored_bytes(tmp_path)
         assert value.encode() not in stored
         assert apikeys.digest(value) not in stored
