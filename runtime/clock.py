@@ -4,7 +4,11 @@ import asyncio
 import os
 import time
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Final, Protocol
+
+_PAGE_BYTES: Final = 4096
+_VARIANT: Final = {f"{digit:x}": f"{0b1000 | digit & 0b11:x}" for digit in range(16)}
+"""The hex digit that holds the two bits of RFC 9562's variant and two random ones."""
 
 
 class Clock(Protocol):
@@ -64,11 +68,39 @@ async def pause(clock: Clock, delay_s: float, event: asyncio.Event) -> None:
             future.cancel()
 
 
+class PooledEntropy:
+    """The machine's own randomness, asked for by the page: a system call costs more than the few
+    bytes of an id are worth. Nothing is handed out twice, not even after a fork.
+
+    For ids; secrets come from :class:`SystemEntropy`, so that none lies in memory before its time.
+    """
+
+    __slots__ = ("_page", "_place")
+
+    def __init__(self) -> None:
+        self._page = b""
+        self._place = 0
+        os.register_at_fork(after_in_child=self._forget)
+
+    def bytes(self, count: int) -> bytes:
+        """``count`` bytes from the operating system."""
+        place = self._place
+        end = place + count
+        if end > len(self._page):
+            if count > _PAGE_BYTES:
+                return os.urandom(count)
+            self._page = os.urandom(_PAGE_BYTES)
+            place, end = 0, count
+        self._place = end
+        return self._page[place:end]
+
+    def _forget(self) -> None:
+        self._page = b""
+
+
 def uuid7(unix_ms: int, entropy: Entropy) -> str:
     """A UUIDv7 (RFC 9562): ordered by time, 74 random bits."""
-    random = int.from_bytes(entropy.bytes(10), "big")
-    value = (unix_ms & 0xFFFF_FFFF_FFFF) << 80
-    value |= 0x7 << 76 | (random >> 68 & 0xFFF) << 64
-    value |= 0b10 << 62 | random & 0x3FFF_FFFF_FFFF_FFFF
-    digits = f"{value:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    time = f"{unix_ms & 0xFFFF_FFFF_FFFF:012x}"
+    random = entropy.bytes(10).hex()
+    variant = _VARIANT[random[4]]
+    return f"{time[:8]}-{time[8:]}-7{random[:3]}-{variant}{random[5:8]}-{random[8:]}"

@@ -134,6 +134,10 @@ class Catalog:
             self._resolved[model] = found
         return found
 
+    def resolved(self, model: str) -> Deployment | None:
+        """What :meth:`resolve` said of the name, as long as it would say the same again."""
+        return self._resolved.get(model)
+
     def price_names(self, model: str) -> tuple[str, ...]:
         """The prices to ask for before :meth:`resolve`, for a name that this catalogue cannot
         place by what it knows: ``kind/model``, nothing when it need not know more.

@@ -11,6 +11,7 @@ from typing import Final
 
 from google.protobuf.message import DecodeError
 
+from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2
 from onegate.usage.v1 import price_pb2
@@ -20,7 +21,7 @@ from runtime.errors import GatewayError
 from services.router import bounds
 from services.router.admission import CallFacts, refusal
 from services.router.catalog import Deployment
-from services.router.data_rules import call_data
+from services.router.data_rules import CallData, call_data
 from services.router.exchange import Line, Prepared, ProviderCall
 from services.router.explaining import Situation, explained
 from services.router.illness import ill
@@ -29,7 +30,7 @@ from services.router.parts import Parts
 from services.router.planning import Excluded, Plan, make_plan
 from services.router.providers.base import Exchange
 from services.router.retries import Step, pause_s, step_after
-from services.router.settlement import Attempt, Caller
+from services.router.settlement import Attempt, Caller, Terms
 
 _REFUSALS: Final = 300
 _UNAUTHORIZED: Final = 401
@@ -52,7 +53,9 @@ def bearer_of(metadata: Mapping[str, str]) -> str:
 class ChatCall:
     """One call being served."""
 
+    _grant: grant_pb2.Grant
     _caller: Caller
+    _data: CallData
     _line: Line
 
     def __init__(self, parts: Parts, call: ServerCall, *, tells_all: bool = False) -> None:
@@ -62,7 +65,7 @@ class ChatCall:
         self._call = call
         self._request = _decoded(call.request)
         self._typed: chat_pb2.ChatRequest | None = None
-        self._sheets: dict[str, price_pb2.PriceSheet | None] = {}
+        self._terms: dict[str, Terms] = {}
         self._excluded: list[Excluded] = []
 
     async def run(self) -> None:
@@ -78,17 +81,12 @@ class ChatCall:
         grant = parts.grants.lookup(key) or await parts.grants.get(key)
         now_unix_s, now_s = parts.clock.now().timestamp(), parts.clock.monotonic()
         request_id = request.context.request_id or uuid7(int(now_unix_s * 1000), parts.entropy)
-        routing = request.routing if request.HasField("routing") else None
-        data = call_data(grant, request.context.data_class, routing)
-        self._caller = Caller(grant, request, request_id, data)
-        await self._learn_prices()
-        plan = self._plan(now_unix_s, now_s)
+        self._grant = grant
+        self._caller = Caller(grant, request, request_id)
         if request.context.dry_run:
-            await self._explain(plan, now_unix_s, now_s)
+            await self._explain(await self._asked(now_unix_s, now_s), now_unix_s, now_s)
             return
-        if not plan.candidates:
-            raise plan.refusal()
-        self._excluded.extend(plan.excluded)
+        plan = await self._settled(now_unix_s, now_s)
         tokens, model = partial(bounds.tokens_guess, request), plan.candidates[0].id
         if grant.rate_limits and parts.shared_limits is not None:
             ticket = await parts.shared_limits.admit(grant, model, tokens, now_s)
@@ -98,11 +96,33 @@ class ChatCall:
         limit_s = parts.settings.call_timeout_s
         deadline_s = now_s + min(self._call.timeout_s or limit_s, limit_s)
         with parts.watchdog.watch(deadline_s) as watch:
-            self._line = Line(self._call, watch, deadline_s, ticket)
+            self._line = Line(self._call, watch, now_unix_s, now_s, deadline_s, ticket)
             try:
                 await self._attempt_all(plan)
             finally:
                 ticket.close(self._line.tokens_used, parts.clock.monotonic())
+
+    async def _settled(self, now_unix_s: float, now_s: float) -> Plan:
+        """Whom to try, and on which terms. Raises why nobody can serve."""
+        parts, request, grant = self._parts, self._request, self._grant
+        standing = parts.standings.find(grant, request, now_unix_s)
+        if standing is not None:
+            self._terms[standing.terms.deployment.id] = standing.terms
+            return standing.plan
+        plan = await self._asked(now_unix_s, now_s)
+        if not plan.candidates:
+            raise plan.refusal()
+        self._excluded.extend(plan.excluded)
+        parts.standings.keep(grant, request, plan, self._terms[plan.candidates[0].id])
+        return plan
+
+    async def _asked(self, now_unix_s: float, now_s: float) -> Plan:
+        """What catalogue, prices, policies and health say of every model that was named."""
+        request = self._request
+        routing = request.routing if request.HasField("routing") else None
+        self._data = call_data(self._grant, request.context.data_class, routing)
+        await self._learn_prices()
+        return self._plan(now_unix_s, now_s)
 
     async def _learn_prices(self) -> None:
         """Asks usage for prices that were never needed before: of dated names, and of new ones."""
@@ -113,7 +133,7 @@ class ChatCall:
                     await prices.get(name)
 
     def _plan(self, now_unix_s: float, now_s: float) -> Plan:
-        request, grant = self._request, self._caller.grant
+        request, grant = self._request, self._grant
         routing = request.routing if request.HasField("routing") else None
 
         def judge(deployment: Deployment) -> GatewayError | None:
@@ -133,18 +153,20 @@ class ChatCall:
             client_address=context.client_address,
             cost_max_nano_usd=cost_max,
             cost_bound=partial(self._cost_bound, deployment),
-            data=self._caller.data,
+            data=self._data,
             handling=deployment.data,
         )
 
     def _pin(self, deployment: Deployment) -> price_pb2.PriceSheet | None:
         """The price of this call, whatever changes from here on."""
         sheet = None if deployment.free else self._parts.prices.find(deployment.price_name)
-        self._sheets[deployment.id] = sheet
+        self._terms[deployment.id] = Terms(
+            self._grant, self._request.model, deployment, sheet, self._data
+        )
         return sheet
 
     def _cost_bound(self, deployment: Deployment) -> int | None:
-        sheet = self._sheets[deployment.id]
+        sheet = self._terms[deployment.id].sheet
         return bounds.cost_bound(
             self._request, sheet, deployment.output_tokens_max, deployment.context_tokens_max
         )
@@ -160,14 +182,16 @@ class ChatCall:
         parts = self._parts
         deadline_s = now_s + parts.settings.first_byte_timeout_s
         with parts.watchdog.watch(deadline_s) as watch:
-            self._line = Line(self._call, watch, deadline_s, Ticket())
+            self._line = Line(self._call, watch, now_unix_s, now_s, deadline_s, Ticket())
             unspeakable = {
                 deployment.id: why
                 for deployment in plan.candidates
                 if isinstance(why := await self._prepare(deployment), GatewayError)
             }
             situation = Situation(
-                caller=self._caller,
+                grant=self._grant,
+                request=self._request,
+                data=self._data,
                 plan=plan,
                 resolve=parts.catalog.resolve,
                 facts=self._facts,
@@ -248,7 +272,7 @@ class ChatCall:
     async def _prepare(self, deployment: Deployment) -> Prepared | GatewayError:
         """The attempt, ready to be sent; or why the wire cannot say what the request asks."""
         provider = self._parts.providers[deployment.provider]
-        attempt = Attempt(self._caller, deployment, self._sheets[deployment.id])
+        attempt = Attempt(self._caller, self._terms[deployment.id])
         request, wire = self._request, provider.wire
         native = request.HasField("native")
         try:

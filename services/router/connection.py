@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
         while not self._head_done:
             if self._failure is not None:
                 raise self._failure
-            await self._wait()
+            await self._more()
 
     async def read(self) -> bytes:
         """All of the body that has arrived; empty at its end.
@@ -119,7 +119,10 @@ class Connection(asyncio.Protocol):
                 return b""
             if self._failure is not None:
                 raise self._failure
-            await self._wait()
+            await self._more()
+        return self._taken()
+
+    def _taken(self) -> bytes:
         chunks = self._chunks
         data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         self._chunks = []
@@ -127,6 +130,12 @@ class Connection(asyncio.Protocol):
         if self._paused:
             self._resume()
         return data
+
+    def rest(self, bytes_max: int) -> bytes | None:
+        """The rest of the body when all of it has arrived, as that of most short answers has;
+        ``None`` when it must be waited for, or is longer than ``bytes_max``.
+        """
+        return self._taken() if self._complete and self._unread_bytes <= bytes_max else None
 
     def keep_alive(self, options: Iterable[tuple[str, int]]) -> None:
         """Has the kernel probe a silent peer, so that a dead one is noticed while we wait."""
@@ -173,16 +182,15 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def _wait(self) -> None:
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
+    def _more(self) -> asyncio.Future[None]:
+        """What is done when more has come, or nothing will."""
+        self._waiter = waiter = self._loop.create_future()
+        return waiter
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
         elif self._linger is not None:
             self._lingered(self._linger)
 

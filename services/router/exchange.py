@@ -7,7 +7,7 @@ shutdown included, can lose what was consumed.
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2, chat_service_pb2
@@ -44,6 +44,8 @@ class Line:
 
     call: ServerCall
     watch: Watch
+    began_unix_s: float
+    began_s: float
     deadline_s: float
     ticket: Ticket
     attempts: list[error_pb2.AttemptSummary] = field(default_factory=list)
@@ -64,8 +66,7 @@ class Line:
         self.sending = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
+class Prepared(NamedTuple):
     """An attempt that can be sent."""
 
     attempt: Attempt
@@ -92,10 +93,11 @@ class ProviderCall:
         Raises JOURNAL_FULL when nothing may be sent.
         """
         parts, line, attempt = self._parts, self._line, self._attempt
-        now_unix_s, now_s = parts.clock.now().timestamp(), parts.clock.monotonic()
+        now_s = parts.clock.monotonic()
+        now_unix_s = line.began_unix_s + (now_s - line.began_s)
         attempt_id = uuid7(int(now_unix_s * 1000), parts.entropy)
         attempt.begin(attempt_id, len(line.attempts) + 1, now_unix_s, now_s)
-        parts.journal.dispatched(attempt.record)
+        parts.journal.dispatched(attempt_id, attempt.content)
         settings = parts.settings
         stream = self._exchange.request.stream
         line.allow(settings.first_byte_timeout_s if stream else settings.answer_timeout_s, now_s)
@@ -185,11 +187,11 @@ class ProviderCall:
         )
 
     def _metered(self) -> chat_pb2.ChatEvent:
-        record, exchange = self._attempt.record, self._exchange
+        attempt, exchange = self._attempt, self._exchange
         unsaid = exchange.native and exchange.request.stream_usage and self._progress.usage is None
         return chat_pb2.ChatEvent(
             metered=chat_pb2.Metered(
-                tokens=record.tokens, cost_nano_usd=record.cost_nano_usd, usage_missing=unsaid
+                tokens=attempt.tokens, cost_nano_usd=attempt.cost_nano_usd, usage_missing=unsaid
             )
         )
 
@@ -244,19 +246,20 @@ class ProviderCall:
 
     def _settle(self) -> None:
         """Hands the figures to journal and ledger, before anybody is told that it is over."""
-        parts, line, record = self._parts, self._line, self._attempt.record
-        parts.shipper.post(record)
-        line.tokens_used += record.tokens.input_tokens + record.tokens.output_tokens
-        line.cost_nano_usd += record.cost_nano_usd
-        parts.meters.attempt(record)
-        if self._attempt.overran():
+        parts, line, attempt = self._parts, self._line, self._attempt
+        tokens = attempt.tokens
+        parts.shipper.post(attempt.attempt_id, attempt.content)
+        line.tokens_used += tokens.input_tokens + tokens.output_tokens
+        line.cost_nano_usd += attempt.cost_nano_usd
+        parts.meters.attempt(attempt)
+        if attempt.overran():
             parts.meters.overrun()
             _LOG.warning(
                 "%s reported more tokens than the call can have: attempt %s, %d in, %d out",
-                record.model,
-                record.attempt_id,
-                record.tokens.input_tokens,
-                record.tokens.output_tokens,
+                attempt.deployment.id,
+                attempt.attempt_id,
+                tokens.input_tokens,
+                tokens.output_tokens,
             )
 
 
@@ -279,4 +282,4 @@ class _Notes:
         self._next_s = now_s + PROGRESS_S
         attempt = self._attempt
         tokens = attempt.so_far(stream)
-        self._journal.progress(attempt.record.attempt_id, tokens, attempt.cost(tokens))
+        self._journal.progress(attempt.attempt_id, tokens, attempt.cost(tokens))

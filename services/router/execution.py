@@ -21,9 +21,9 @@ class ChatExecution:
             raise refusals.overloaded()
         in_flight = self._parts.meters.in_flight
         self.active += 1
-        in_flight.add(1)
+        in_flight.value += 1
         try:
             await ChatCall(self._parts, call).run()
         finally:
             self.active -= 1
-            in_flight.add(-1)
+            in_flight.value -= 1

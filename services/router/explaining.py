@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2, plan_pb2
 from runtime.errors import GatewayError
 from runtime.patterns import matches
 from services.router.admission import MODEL, POLICIES, CallFacts
 from services.router.catalog import Deployment
+from services.router.data_rules import CallData
 from services.router.health import Health
 from services.router.illness import ILLNESSES
 from services.router.planning import Plan, unwanted
-from services.router.settlement import Caller
 
 FOUND: Final = "found"
 """Whether there is such a model."""
@@ -36,7 +37,9 @@ class Situation:
     """A call that is not made, and everything that decides on it.
 
     Attributes:
-        caller: whose call, and the request.
+        grant: whose call.
+        request: the call.
+        data: what holds for its data.
         plan: what a call would follow at this moment.
         resolve: finds a deployment by name, or raises.
         facts: what the policies look at, for one deployment.
@@ -47,7 +50,9 @@ class Situation:
         tells_all: the reader is an operator, to whom nothing is withheld.
     """
 
-    caller: Caller
+    grant: grant_pb2.Grant
+    request: chat_pb2.ChatRequest
+    data: CallData
     plan: Plan
     resolve: Callable[[str], Deployment]
     facts: Callable[[Deployment], CallFacts]
@@ -60,12 +65,12 @@ class Situation:
 
 def explained(situation: Situation) -> plan_pb2.Plan:
     """The plan in full: those that would be tried, in their order, then the others."""
-    caller, plan = situation.caller, situation.plan
+    plan = situation.plan
     tried = [d for d in plan.candidates if d.id not in situation.unspeakable]
     told = plan_pb2.Plan(
-        data_class=caller.data.data_class,
-        data_policy_version=caller.data.version,
-        data_rules=caller.data.rules,
+        data_class=situation.data.data_class,
+        data_policy_version=situation.data.version,
+        data_rules=situation.data.rules,
     )
     for place, deployment in enumerate(tried, start=1):
         told.considered.append(_considered(situation, deployment, place))
@@ -78,7 +83,7 @@ def explained(situation: Situation) -> plan_pb2.Plan:
         model = tried[0].id
         told.rate_limits.extend(
             rate
-            for rate in caller.grant.rate_limits
+            for rate in situation.grant.rate_limits
             if not rate.model or matches(rate.model, model)
         )
     else:
@@ -119,11 +124,11 @@ def _considered(
 
 def _chain(situation: Situation, deployment: Deployment) -> Iterator[_Verdict]:
     """Every rule's word on a deployment, in the order in which a call asks them."""
-    request: chat_pb2.ChatRequest = situation.caller.request
+    request: chat_pb2.ChatRequest = situation.request
     routing = request.routing if request.HasField("routing") else None
     yield FOUND, None
     yield WISHES, unwanted(deployment, routing)
-    facts, grant = situation.facts(deployment), situation.caller.grant
+    facts, grant = situation.facts(deployment), situation.grant
     for policy in POLICIES:
         yield policy.name, policy.judge(grant, facts, situation.now_unix_s)
     for illness in ILLNESSES:

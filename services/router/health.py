@@ -33,6 +33,16 @@ class Health:
         self._cooling: dict[str, float] = {}
         self._quarantined: dict[str, _Quarantine] = {}
 
+    def unsuspected(self, provider: str, deployment: str) -> bool:
+        """Nothing is known against the deployment, not even something that is over."""
+        if not (self._cooling or self._quarantined):
+            return True
+        return (
+            deployment not in self._cooling
+            and deployment not in self._quarantined
+            and provider not in self._quarantined
+        )
+
     def cool_down(self, deployment: str, wait_s: float, now_s: float) -> None:
         """The provider asked for quiet until ``now_s + wait_s``. Never shortens an earlier wish."""
         until_s = now_s + min(wait_s, COOL_DOWN_MAX_S)

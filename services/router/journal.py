@@ -51,14 +51,9 @@ class _Flight(NamedTuple):
     """An attempt under way: its DISPATCHED and its last PROGRESS payload."""
 
     dispatched: bytes
+    room: int
+    """What must stay free for it (:func:`_room`)."""
     progress: bytes = b""
-
-    @property
-    def room(self) -> int:
-        """What must stay free for it: its final, to carry it over once, and half as much again for
-        what is carried over while finals are written (:meth:`Journal._append`).
-        """
-        return 3 * (len(self.dispatched) + segments.HEAD_BYTES + FINAL_ROOM_BYTES // 2)
 
     def frames(self) -> Iterator[bytes]:
         """The records that say the same again."""
@@ -77,6 +72,13 @@ class _Flight(NamedTuple):
         record.certainty = usage_record_pb2.CERTAINTY_UNCERTAIN
         record.error_reason = error_pb2.ERROR_REASON_ROUTER_UNAVAILABLE
         return record
+
+
+def _room(dispatched: bytes) -> int:
+    """What must stay free for an attempt: its final, to carry it over once, and half as much again
+    for what is carried over while finals are written (:meth:`Journal._append`).
+    """
+    return 3 * (len(dispatched) + segments.HEAD_BYTES + FINAL_ROOM_BYTES // 2)
 
 
 class Journal:
@@ -166,14 +168,15 @@ class Journal:
             place = entries[-1].position
         return found
 
-    def dispatched(self, record: UsageRecord) -> None:
+    def dispatched(self, attempt_id: str, record: bytes) -> None:
         """Writes that the attempt goes upstream; nothing may be sent before this returns.
 
-        What ``record`` says of tokens and cost stands in if the router dies before it knows more.
-        Raises JOURNAL_FULL while the journal or its disk is full.
+        What ``record``, a serialised ``UsageRecord``, says of tokens and cost stands in if the
+        router dies before it knows more. Raises JOURNAL_FULL while the journal or its disk is
+        full.
         """
-        flight = _Flight(record.SerializeToString())
-        if self._files.bytes_used + self._room + flight.room > self._bytes_max:
+        room = _room(record)
+        if self._files.bytes_used + self._room + room > self._bytes_max:
             raise _full(
                 "is full, because the usage service has not taken its records for long."
                 " Nothing was sent; try again later, or another router"
@@ -181,12 +184,12 @@ class Journal:
         if not self._files.reserve():
             raise _full("has no room on its disk. Nothing was sent; try another router")
         try:
-            self._append(segments.frame(Kind.DISPATCHED, flight.dispatched))
+            self._append(segments.frame(Kind.DISPATCHED, record))
         except OSError as error:
             raise _full(f"cannot be written: {error.strerror}. Nothing was sent") from error
-        self._land(record.attempt_id)
-        self._flights[record.attempt_id] = flight
-        self._room += flight.room
+        self._land(attempt_id)
+        self._flights[attempt_id] = _Flight(record, room)
+        self._room += room
 
     def progress(self, attempt_id: str, tokens: TokenUsage, cost_nano_usd: int = 0) -> None:
         """Writes how far an attempt got: all tokens so far and what they cost, not the difference.
@@ -205,17 +208,16 @@ class Journal:
         except OSError as error:
             _LOG.warning("The journal took no progress: %s", error.strerror)
         else:
-            self._flights[attempt_id] = _Flight(flight.dispatched, payload)
+            self._flights[attempt_id] = flight._replace(progress=payload)
 
-    def final(self, record: UsageRecord) -> Entry:
+    def final(self, attempt_id: str, record: bytes) -> Entry:
         """Writes how an attempt ended; the caller is told only after this returned.
 
         There is room for it, kept free when the attempt was dispatched, also on a full disk.
         Raises JOURNAL_FULL when even that is gone.
         """
-        payload = record.SerializeToString()
-        data = segments.frame(Kind.FINAL, payload)
-        self._land(record.attempt_id)
+        data = segments.frame(Kind.FINAL, record)
+        self._land(attempt_id)
         try:
             try:
                 self._append(data)
@@ -225,7 +227,7 @@ class Journal:
                 self._begin((data,))
         except OSError as error:
             raise _full(f"lost the end of a call: {error.strerror}") from error
-        return Entry(payload, self._files.end)
+        return Entry(record, self._files.end)
 
     def acked(self, through: Position) -> None:
         """Notes that every final up to ``through`` is safe elsewhere, and lets go of segments that
@@ -341,10 +343,10 @@ class _Replay:
             case Kind.ACK:
                 self.acked = max(self.acked, Position(*_PLACE.unpack(one.payload)))
             case Kind.DISPATCHED:
-                self.flights[_attempt_of(one)] = _Flight(one.payload)
+                self.flights[_attempt_of(one)] = _Flight(one.payload, _room(one.payload))
             case Kind.PROGRESS:
                 if flight := self.flights.get(attempt := _attempt_of(one)):
-                    self.flights[attempt] = _Flight(flight.dispatched, one.payload)
+                    self.flights[attempt] = flight._replace(progress=one.payload)
             case Kind.FINAL:
                 self.flights.pop(_attempt_of(one), None)
             case _:

@@ -153,6 +153,8 @@ class Limits:
         Raises RATE_LIMIT_EXCEEDED, with the time after which the call would be admitted.
         """
         ticket = Ticket()
+        if not grant.rate_limits:
+            return ticket
         rates = applicable(grant, model)
         if not rates:
             return ticket

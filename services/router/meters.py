@@ -3,7 +3,8 @@
 from typing import Final
 
 from onegate.usage.v1 import usage_record_pb2
-from runtime.metrics import Metrics
+from runtime.metrics import Count, Durations, Metrics
+from services.router.settlement import Attempt
 
 _OUTCOMES: Final = {
     value: name.removeprefix("OUTCOME_").lower() for name, value in usage_record_pb2.Outcome.items()
@@ -15,6 +16,9 @@ class Meters:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._cells: dict[
+            tuple[str, usage_record_pb2.Outcome.ValueType], tuple[Count, Durations]
+        ] = {}
         self._input = metrics.tokens.labelled("input")
         self._cached = metrics.tokens.labelled("cached")
         self._output = metrics.tokens.labelled("output")
@@ -24,19 +28,30 @@ class Meters:
         ).labelled()
         self.in_flight = metrics.in_flight
 
-    def attempt(self, record: usage_record_pb2.UsageRecord) -> None:
+    def attempt(self, attempt: Attempt) -> None:
         """An attempt is settled."""
-        self._metrics.attempts.labelled(record.provider, _OUTCOMES[record.outcome]).add()
-        if record.first_token_us:
-            seconds = record.first_token_us / 1_000_000
-            self._metrics.first_tokens.labelled(record.provider).observe(seconds)
-        tokens = record.tokens
-        self._input.add(tokens.input_tokens)
-        self._output.add(tokens.output_tokens)
-        if tokens.cached_input_tokens:
-            self._cached.add(tokens.cached_input_tokens)
-        if tokens.reasoning_tokens:
-            self._reasoning.add(tokens.reasoning_tokens)
+        name = (attempt.deployment.provider, attempt.outcome)
+        cells = self._cells.get(name)
+        if cells is None:
+            cells = self._cells[name] = self._cells_of(*name)
+        attempts, first_tokens = cells
+        attempts.value += 1
+        if attempt.first_token_us:
+            first_tokens.observe(attempt.first_token_us / 1_000_000)
+        tokens = attempt.tokens
+        self._input.value += tokens.input_tokens
+        self._output.value += tokens.output_tokens
+        self._cached.value += tokens.cached_input_tokens
+        self._reasoning.value += tokens.reasoning_tokens
+
+    def _cells_of(
+        self, provider: str, outcome: usage_record_pb2.Outcome.ValueType
+    ) -> tuple[Count, Durations]:
+        metrics = self._metrics
+        return (
+            metrics.attempts.labelled(provider, _OUTCOMES[outcome]),
+            metrics.first_tokens.labelled(provider),
+        )
 
     def overrun(self) -> None:
         """A provider reported more than the call's bound."""

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import token_usage_pb2
-from onegate.usage.v1 import price_pb2, usage_record_pb2
+from onegate.usage.v1 import price_pb2
 from runtime.clock import Clock, Entropy
 from runtime.config import RouterSettings
 from services.router.catalog import Catalog
@@ -16,6 +16,7 @@ from services.router.limits import Limits
 from services.router.meters import Meters
 from services.router.providers.base import UpstreamRequest, Wire
 from services.router.shared_limits import SharedLimits
+from services.router.standings import Standings
 from services.router.upstream import Target, Upstream
 from services.router.watchdog import Watchdog
 
@@ -56,7 +57,7 @@ class Prices(Protocol):
 class Journal(Protocol):
     """What must survive this process. ``services/router/journal.py``."""
 
-    def dispatched(self, record: usage_record_pb2.UsageRecord) -> None:
+    def dispatched(self, attempt_id: str, record: bytes) -> None:
         """An attempt is about to be sent. Raises JOURNAL_FULL."""
         ...
 
@@ -70,7 +71,7 @@ class Journal(Protocol):
 class Shipper(Protocol):
     """Where final records go. ``services/router/shipper.py``."""
 
-    def post(self, record: usage_record_pb2.UsageRecord) -> None:
+    def post(self, attempt_id: str, record: bytes) -> None:
         """Writes the final to the journal and sends it on later."""
         ...
 
@@ -99,6 +100,7 @@ class Parts:
     providers: Mapping[str, Provider]
     limits: Limits
     health: Health
+    standings: Standings
     retries: RetryBudget
     watchdog: Watchdog
     upstream: Upstream

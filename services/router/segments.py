@@ -56,7 +56,8 @@ class DamageError(Exception):
 def frame(kind: Kind, payload: bytes) -> bytes:
     """The record as it is written."""
     size = len(payload)
-    return _HEAD.pack(MAGIC, kind, size, _checksum(kind, payload)) + payload
+    checksum = zlib.crc32(payload, zlib.crc32(_CHECKED.pack(kind, size)))
+    return _HEAD.pack(MAGIC, kind, size, checksum) + payload
 
 
 def frames(data: bytes, start: int = 0) -> Iterator[Frame]:

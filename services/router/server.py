@@ -10,7 +10,7 @@ from typing import Final
 
 from onegate.auth.v1 import key_service_pb2_grpc
 from onegate.router.v1 import explain_service_pb2_grpc, model_service_pb2_grpc
-from runtime.clock import Clock, Entropy, SystemClock, SystemEntropy
+from runtime.clock import Clock, Entropy, PooledEntropy, SystemClock
 from runtime.config import ProviderSettings, Settings, environment
 from runtime.credentials import credential
 from runtime.grants import GrantClient
@@ -33,6 +33,7 @@ from services.router.pricebook import PriceBook
 from services.router.providers import PROVIDERS
 from services.router.sharing import share
 from services.router.shipper import Shipper
+from services.router.standings import Standings
 from services.router.upstream import Upstream
 from services.router.watchdog import Watchdog
 
@@ -77,7 +78,7 @@ class _Router:
     @classmethod
     async def assemble(cls, settings: Settings, stack: AsyncExitStack) -> "_Router":
         """Opens and starts everything; ``stack`` closes it in the opposite order."""
-        clock, entropy, own = SystemClock(), SystemEntropy(), settings.router
+        clock, entropy, own = SystemClock(), PooledEntropy(), settings.router
         metrics = Metrics("router")
         if settings.telemetry.metrics_address:
             page = await serve_metrics(settings.telemetry.metrics_address, metrics)
@@ -109,6 +110,7 @@ class _Router:
             providers=configured.callable,
             limits=Limits(),
             health=health,
+            standings=Standings(catalog, prices, health),
             retries=RetryBudget(own.retry_budget),
             watchdog=Watchdog(clock),
             upstream=upstream,

@@ -1,13 +1,14 @@
 """One attempt's record, from dispatch to the final figures. Pure: the caller brings the times."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from onegate.auth.v1 import grant_pb2
-from onegate.common.v1 import error_pb2, token_usage_pb2
+from onegate.common.v1 import error_pb2
+from onegate.common.v1.token_usage_pb2 import TokenUsage
 from onegate.router.v1 import chat_pb2
 from onegate.usage.v1 import price_pb2, usage_record_pb2
+from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from runtime.errors import GatewayError
 from runtime.money import cost_nano_usd
 from services.router import bounds
@@ -42,7 +43,7 @@ _NANO: Final = 1_000_000_000
 class Progress(Protocol):
     """How far an answer got: what a whole answer and a stream have in common."""
 
-    usage: token_usage_pb2.TokenUsage | None
+    usage: TokenUsage | None
     finish_reason: str
     upstream_id: str
     output_bytes: int
@@ -52,35 +53,71 @@ class Progress(Protocol):
 class NoProgress:
     """Nothing came."""
 
-    usage: token_usage_pb2.TokenUsage | None = None
+    usage: TokenUsage | None = None
     finish_reason: str = ""
     upstream_id: str = ""
     output_bytes: int = 0
 
 
-class Caller:
-    """Whom all attempts of one call belong to, and what they have in common."""
+class Terms:
+    """What is settled for a key and a model before any call: who pays, for what, at which price,
+    and what holds for the data.
 
-    __slots__ = ("data", "grant", "input_tokens_guess", "request", "request_id", "tags")
+    Attributes:
+        deployment: what serves.
+        sheet: its price; ``None`` when nothing is charged.
+        record: what all records have in common, serialised.
+    """
+
+    __slots__ = ("deployment", "record", "sheet")
 
     def __init__(
         self,
         grant: grant_pb2.Grant,
-        request: chat_pb2.ChatRequest,
-        request_id: str,
+        model_requested: str,
+        deployment: Deployment,
+        sheet: price_pb2.PriceSheet | None,
         data: CallData = FREE,
     ) -> None:
-        self.data = data
-        self.grant = grant
+        self.deployment = deployment
+        self.sheet = sheet
+        self.record = UsageRecord(
+            key_id=grant.key_id,
+            project_id=grant.project_id,
+            organization_id=grant.organization_id,
+            model_requested=model_requested,
+            model=deployment.id,
+            provider=deployment.provider,
+            endpoint=ENDPOINT,
+            price_version=sheet.version if sheet is not None else "",
+            data=None if data is FREE else _proof(data, deployment.data),
+        ).SerializeToString()
+
+
+class Caller:
+    """Whom all attempts of one call belong to, and what they have in common."""
+
+    __slots__ = ("input_tokens_guess", "record", "request")
+
+    def __init__(
+        self, grant: grant_pb2.Grant, request: chat_pb2.ChatRequest, request_id: str
+    ) -> None:
         self.request = request
-        self.request_id = request_id
         self.input_tokens_guess = bounds.input_tokens_guess(request)
+        self.record = UsageRecord(request_id=request_id, stream=request.stream)
+        """What the records of all attempts say of the call."""
+        context = request.context
         # The call's word wins over the key's, its own tags over its metadata.
-        self.tags: Mapping[str, str] = {
-            **grant.tags,
-            **request.metadata,
-            **request.context.tags,
-        }
+        for tags in (grant.tags, request.metadata, context.tags):
+            if tags:
+                self.record.tags.update(tags)
+        end_user = request.end_user or request.safety_identifier
+        customer, feature, run = context.customer, context.feature, context.run
+        if end_user or customer or feature or run:
+            self.record.attribution.end_user = end_user
+            self.record.attribution.customer = customer
+            self.record.attribution.feature = feature
+            self.record.attribution.run = run
 
 
 class PinnedPrice:
@@ -95,7 +132,7 @@ class PinnedPrice:
         self._tokens: bytes | None = None
         self._cost_nano_usd = 0
 
-    def __call__(self, tokens: token_usage_pb2.TokenUsage) -> int:
+    def __call__(self, tokens: TokenUsage) -> int:
         """In nano-USD."""
         said = tokens.SerializeToString()
         if said != self._tokens:
@@ -104,38 +141,67 @@ class PinnedPrice:
 
 
 class Attempt:
-    """One provider call, its price pinned. Finished exactly once, whatever happens."""
+    """One provider call, its price pinned. Finished exactly once, whatever happens.
+
+    Its record is kept in two serialised parts, which make one message when they are put behind
+    each other (https://protobuf.dev/programming-guides/encoding/#last-one-wins): who and what,
+    known from the start, and the figures. So nothing is written twice, and no message with 25
+    fields is built on the way.
+    """
 
     __slots__ = (
         "_caller",
-        "_sheet",
+        "_figures",
         "_started_s",
+        "_who",
+        "attempt_id",
         "broke_off",
+        "certainty",
         "cost",
+        "cost_nano_usd",
         "deployment",
+        "error_reason",
         "finished",
         "first_byte_s",
-        "record",
+        "first_token_us",
+        "outcome",
+        "terms",
+        "tokens",
+        "upstream_status",
     )
 
-    def __init__(
-        self,
-        caller: Caller,
-        deployment: Deployment,
-        sheet: price_pb2.PriceSheet | None,
-    ) -> None:
+    def __init__(self, caller: Caller, terms: Terms) -> None:
         self._caller = caller
-        self._sheet = sheet
         self._started_s = 0.0
-        self.deployment = deployment
-        self.cost: Cost = _nothing if sheet is None else PinnedPrice(sheet)
+        self._who = b""
+        self._figures = b""
+        self.terms = terms
+        self.deployment = terms.deployment
+        self.cost: Cost = _nothing if terms.sheet is None else PinnedPrice(terms.sheet)
+        self.attempt_id = ""
+        self.tokens = TokenUsage()
+        self.cost_nano_usd = 0
+        self.outcome = usage_record_pb2.OUTCOME_UNSPECIFIED
+        self.certainty = usage_record_pb2.CERTAINTY_UNSPECIFIED
+        self.error_reason = 0
+        self.upstream_status = 0
+        self.first_token_us = 0
         self.first_byte_s = 0.0
         self.broke_off = False
         self.finished = False
-        self.record = usage_record_pb2.UsageRecord()
+
+    @property
+    def content(self) -> bytes:
+        """The record, serialised."""
+        return self._who + self._figures
+
+    @property
+    def record(self) -> UsageRecord:
+        """The record, to be looked at."""
+        return UsageRecord.FromString(self.content)
 
     def begin(self, attempt_id: str, number: int, now_unix_s: float, now_s: float) -> None:
-        """The attempt is about to be sent: fills what the journal must know before.
+        """The attempt is about to be sent: writes what the journal must know before.
 
         Args:
             attempt_id: a UUIDv7.
@@ -143,62 +209,44 @@ class Attempt:
             now_unix_s: the wall clock.
             now_s: the monotonic clock.
         """
+        self.attempt_id = attempt_id
         self._started_s = now_s
-        caller, deployment = self._caller, self.deployment
-        grant, request, context = caller.grant, caller.request, caller.request.context
-        record = self.record = usage_record_pb2.UsageRecord(
-            attempt_id=attempt_id,
-            request_id=caller.request_id,
-            attempt_number=number,
-            key_id=grant.key_id,
-            project_id=grant.project_id,
-            organization_id=grant.organization_id,
-            model_requested=request.model,
-            model=deployment.id,
-            provider=deployment.provider,
-            endpoint=ENDPOINT,
-            stream=request.stream,
-            price_version=self._sheet.version if self._sheet is not None else "",
-        )
-        # What stands in if this process dies before it knows more.
-        record.tokens.input_tokens = caller.input_tokens_guess
-        record.tokens.estimated = True
-        record.cost_nano_usd = self.cost(record.tokens)
+        caller = self._caller
+        record = caller.record
+        record.attempt_id = attempt_id
+        record.attempt_number = number
         seconds = int(now_unix_s)
-        record.started_at.seconds = seconds
-        record.started_at.nanos = int((now_unix_s - seconds) * _NANO)
-        if caller.data is not FREE:
-            record.data.CopyFrom(_proof(caller.data, deployment.data))
-        if caller.tags:
-            record.tags.update(caller.tags)
-        end_user = request.end_user or request.safety_identifier
-        if end_user or context.customer or context.feature or context.run:
-            record.attribution.end_user = end_user
-            record.attribution.customer = context.customer
-            record.attribution.feature = context.feature
-            record.attribution.run = context.run
+        started_at = record.started_at
+        started_at.seconds = seconds
+        started_at.nanos = int((now_unix_s - seconds) * _NANO)
+        self._who = self.terms.record + record.SerializeToString()
+        # What stands in if this process dies before it knows more.
+        tokens = TokenUsage(input_tokens=caller.input_tokens_guess, estimated=True)
+        self._figures = UsageRecord(
+            tokens=tokens, cost_nano_usd=self.cost(tokens)
+        ).SerializeToString()
 
     def first_byte(self, status: int, now_s: float) -> None:
         """The provider has begun to answer, with this HTTP status."""
-        self.record.upstream_status = status
+        self.upstream_status = status
         self.first_byte_s = now_s - self._started_s
 
     def first_token(self, now_s: float) -> None:
         """The first piece of content has come."""
-        self.record.first_token_us = max(int((now_s - self._started_s) * _MICRO), 1)
+        self.first_token_us = max(int((now_s - self._started_s) * _MICRO), 1)
 
     def duration_ms(self, now_s: float) -> int:
         """How long it has been under way."""
         return int((now_s - self._started_s) * 1000)
 
-    def so_far(self, progress: Progress) -> token_usage_pb2.TokenUsage:
+    def so_far(self, progress: Progress) -> TokenUsage:
         """What has been consumed by now, as well as can be known in mid-stream.
 
         A usage that came before the end counts what was produced by then: what was seen to come
         since stands in for the rest.
         """
         guess = -(-progress.output_bytes // BYTES_PER_TOKEN)
-        tokens = token_usage_pb2.TokenUsage(estimated=True)
+        tokens = TokenUsage(estimated=True)
         if progress.usage is None or _is_absurd(progress.usage):
             tokens.input_tokens = self._caller.input_tokens_guess
             tokens.output_tokens = guess
@@ -212,8 +260,8 @@ class Attempt:
         """Whether the provider reported more than the call can have: the truth is posted, and
         somebody should look.
         """
-        tokens = self.record.tokens
-        return not tokens.estimated and bounds.exceeds(
+        tokens = self.tokens
+        return self.certainty == usage_record_pb2.CERTAINTY_REPORTED and bounds.exceeds(
             self._caller.request, tokens.input_tokens, tokens.output_tokens
         )
 
@@ -222,43 +270,51 @@ class Attempt:
         usage = progress.usage
         if usage is None or _is_absurd(usage):
             usage = self.so_far(progress)
-        self.record.outcome = usage_record_pb2.OUTCOME_COMPLETED
+        self.outcome = usage_record_pb2.OUTCOME_COMPLETED
         self._finish(progress, usage, now_s)
 
     def fail(self, failure: GatewayError, progress: Progress, now_s: float) -> None:
         """The provider failed, refused, or broke off."""
-        record = self.record
-        record.error_reason = failure.reason
+        self.error_reason = failure.reason
         if progress.output_bytes:
-            record.outcome = usage_record_pb2.OUTCOME_TRUNCATED
+            self.outcome = usage_record_pb2.OUTCOME_TRUNCATED
         else:
-            record.outcome = usage_record_pb2.OUTCOME_FAILED
+            self.outcome = usage_record_pb2.OUTCOME_FAILED
         if progress.output_bytes or progress.usage is not None:
             self._finish(progress, self.so_far(progress), now_s)
-        elif _did_nothing(failure, record.upstream_status):
-            self._finish(progress, token_usage_pb2.TokenUsage(), now_s)
+        elif _did_nothing(failure, self.upstream_status):
+            self._finish(progress, TokenUsage(), now_s)
         else:
+            self.certainty = usage_record_pb2.CERTAINTY_UNCERTAIN
             self._finish(progress, self.so_far(progress), now_s)
-            record.certainty = usage_record_pb2.CERTAINTY_UNCERTAIN
 
     def abandon(self, progress: Progress, now_s: float) -> None:
         """The caller left."""
-        self.record.outcome = usage_record_pb2.OUTCOME_CANCELLED
-        self.record.error_reason = error_pb2.ERROR_REASON_CANCELLED
+        self.outcome = usage_record_pb2.OUTCOME_CANCELLED
+        self.error_reason = error_pb2.ERROR_REASON_CANCELLED
         self._finish(progress, self.so_far(progress), now_s)
 
-    def _finish(self, progress: Progress, tokens: token_usage_pb2.TokenUsage, now_s: float) -> None:
-        record = self.record
-        record.tokens.CopyFrom(tokens)
-        record.cost_nano_usd = self.cost(tokens)
-        record.certainty = (
-            usage_record_pb2.CERTAINTY_ESTIMATED
-            if tokens.estimated
-            else usage_record_pb2.CERTAINTY_REPORTED
-        )
-        record.duration_us = int((now_s - self._started_s) * _MICRO)
-        record.finish_reason = progress.finish_reason
-        record.upstream_request_id = progress.upstream_id
+    def _finish(self, progress: Progress, tokens: TokenUsage, now_s: float) -> None:
+        self.tokens = tokens
+        self.cost_nano_usd = self.cost(tokens)
+        if not self.certainty:
+            self.certainty = (
+                usage_record_pb2.CERTAINTY_ESTIMATED
+                if tokens.estimated
+                else usage_record_pb2.CERTAINTY_REPORTED
+            )
+        self._figures = UsageRecord(
+            duration_us=int((now_s - self._started_s) * _MICRO),
+            first_token_us=self.first_token_us,
+            outcome=self.outcome,
+            error_reason=cast("error_pb2.ErrorReason.ValueType", self.error_reason),
+            upstream_status=self.upstream_status,
+            tokens=tokens,
+            cost_nano_usd=self.cost_nano_usd,
+            certainty=self.certainty,
+            upstream_request_id=progress.upstream_id,
+            finish_reason=progress.finish_reason,
+        ).SerializeToString()
         self.finished = True
 
 
@@ -282,10 +338,10 @@ def _did_nothing(failure: GatewayError, status: int) -> bool:
     return status > 0 and failure.reason not in _UNKNOWN_FATE
 
 
-def _is_absurd(usage: token_usage_pb2.TokenUsage) -> bool:
+def _is_absurd(usage: TokenUsage) -> bool:
     """A count below zero is no count."""
     return usage.input_tokens < 0 or usage.output_tokens < 0
 
 
-def _nothing(_tokens: token_usage_pb2.TokenUsage) -> int:
+def _nothing(_tokens: TokenUsage) -> int:
     return 0

@@ -16,7 +16,6 @@ import grpc
 
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import usage_service_pb2
-from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from runtime.clock import Clock
 from runtime.errors import GatewayError
 from runtime.rpc import unary
@@ -84,15 +83,15 @@ class Shipper:
         self._shipping.add_done_callback(_report)
         self._wake.set()
 
-    def post(self, record: UsageRecord) -> None:
-        """Writes a final into the journal and has it sent. Never waits, never raises: what the
-        journal cannot take any more is sent from memory.
+    def post(self, attempt_id: str, record: bytes) -> None:
+        """Writes a final, a serialised ``UsageRecord``, into the journal and has it sent. Never
+        waits, never raises: what the journal cannot take any more is sent from memory.
         """
         try:
-            entry = self._journal.final(record)
+            entry = self._journal.final(attempt_id, record)
         except GatewayError as error:
-            _LOG.error("%s It is sent from memory: %s", error.message, record.attempt_id)
-            self._queue.appendleft(Entry(record.SerializeToString(), _NOWHERE))
+            _LOG.error("%s It is sent from memory: %s", error.message, attempt_id)
+            self._queue.appendleft(Entry(record, _NOWHERE))
         else:
             if self._behind or len(self._queue) >= QUEUE_RECORDS_MAX:
                 self._behind = True

@@ -215,11 +215,41 @@ def test_an_answer_is_forwarded_with_its_cost_and_its_very_bytes() -> None:
         input_tokens=9, output_tokens=1, service_tier="flex", extra_json=b'{"z":[1]}'
     )
     assert (answer.finish_reason, answer.upstream_id) == ("stop", "a-1")
-    assert answer.event.native == (
-        b'{"id":"a-1","choices":[ {"message":{"content":"Hi"}, "finish_reason":"stop","x": 1.10}],'
-        b'"service_tier":"flex","usage":{"prompt_tokens":9,"completion_tokens":1,"z":[ 1 ],'
-        b'"cost":0.000000123}}'
+    assert answer.event.native == raw[:-2] + b',"cost":0.000000123}}'
+
+
+USAGE = b'{"prompt_tokens":9,"completion_tokens":1}'
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        b'"x_usage":%b' % USAGE,
+        b'"x":{"usage":%b}' % USAGE,
+        b'"x":%b' % json.dumps(USAGE.decode()).encode(),
+    ],
+)
+@pytest.mark.parametrize("form", [b"{%b,%b,%b}", b"{%b,%b, %b}"])
+def test_the_cost_is_put_into_the_usage_and_nowhere_else(beside: bytes, form: bytes) -> None:
+    choices = b'"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}]'
+    usage = b'"usage":%b' % USAGE
+    for raw in (form % (choices, beside, usage), form % (usage, beside, choices)):
+        forwarded = json.loads(answered("openai", raw, native=True).event.native)
+        assert forwarded["usage"].pop("cost") == 0.000000123
+        assert forwarded == json.loads(raw)
+
+
+def test_a_provider_s_own_cost_is_replaced() -> None:
+    raw = (
+        b'{"choices":[{"message":{"content":"Hi"},"finish_reason":"stop"}],"usage":'
+        b'{"prompt_tokens":9,"cost":7,"completion_tokens":1}}'
     )
+    forwarded = json.loads(answered("openai", raw, native=True).event.native)
+    assert forwarded["usage"] == {
+        "prompt_tokens": 9,
+        "completion_tokens": 1,
+        "cost": 0.000000123,
+    }
 
 
 @pytest.mark.parametrize("usage", [{}, {"usage": None}, {"usage": {"prompt_tokens": "many"}}])

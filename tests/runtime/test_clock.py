@@ -1,5 +1,6 @@
 """Time and randomness, and the ids that are made of both."""
 
+import os
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.clock import Clock, Entropy, SystemClock, SystemEntropy, uuid7
+from runtime.clock import Clock, Entropy, PooledEntropy, SystemClock, SystemEntropy, uuid7
 
 CLOCK: Clock = SystemClock()
 ENTROPY: Entropy = SystemEntropy()
@@ -43,13 +44,29 @@ async def test_sleeping_takes_at_least_its_time() -> None:
     assert time.monotonic() - start >= 0.045
 
 
-@pytest.mark.parametrize("count", [0, 1, 16, 1000])
-def test_random_bytes_come_in_the_number_asked_for(count: int) -> None:
-    assert len(ENTROPY.bytes(count)) == count
+@pytest.mark.parametrize("entropy", [ENTROPY, PooledEntropy()])
+@pytest.mark.parametrize("count", [0, 1, 16, 1000, 4095, 4096, 4097, 10_000])
+def test_random_bytes_come_in_the_number_asked_for(entropy: Entropy, count: int) -> None:
+    assert len(entropy.bytes(count)) == count
 
 
-def test_random_bytes_do_not_repeat() -> None:
-    assert len({ENTROPY.bytes(16) for _ in range(1000)}) == 1000
+@pytest.mark.parametrize("entropy", [ENTROPY, PooledEntropy()])
+def test_random_bytes_do_not_repeat(entropy: Entropy) -> None:
+    assert len({entropy.bytes(16) for _ in range(1000)}) == 1000
+
+
+def test_a_child_does_not_repeat_what_its_parent_draws() -> None:
+    entropy = PooledEntropy()
+    entropy.bytes(16)
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, entropy.bytes(16))
+        os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        assert entropy.bytes(16) != pipe.read()
 
 
 def test_an_id_is_the_one_of_the_standard_s_own_example() -> None:

@@ -20,8 +20,7 @@ Cost = Callable[[token_usage_pb2.TokenUsage], int]
 """What a usage costs at the price pinned at admission, in nano-USD."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
+class Exchange(NamedTuple):
     """One call to one deployment.
 
     ``request`` is typed unless ``native`` is true: then ``request.native.body`` is in the wire's
@@ -35,8 +34,7 @@ class Exchange:
     native: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UpstreamRequest:
+class UpstreamRequest(NamedTuple):
     """What is sent. ``path`` is appended to the provider's base URL as it is; it starts with
     ``/``.
     """

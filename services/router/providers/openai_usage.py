@@ -98,7 +98,9 @@ def _read(
         if value is None or name in _SAID:
             continue
         if field is not None:
-            counts[field] = max(counts.get(field, 0), _count(value))
+            count = _count(value)
+            if count > counts.get(field, -1):
+                counts[field] = count
         elif name in _NESTED and not prefix and isinstance(value, dict):
             short = name.removesuffix("_tokens_details").removesuffix("_details")
             _read(value, _NESTED[name], counts, extra, f"{short}_")

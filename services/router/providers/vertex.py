@@ -83,7 +83,7 @@ class VertexWire:
             if exchange.request.service_tier not in _NO_TIER:
                 raise unsupported("service_tier", OPEN.title)
             request = gemini.WIRE.request(_without_tier(exchange))
-            return replace(request, path=f"/publishers/google{request.path}")
+            return request._replace(path=f"/publishers/google{request.path}")
         return wire.request(exchange)
 
     def response(self, exchange: Exchange, body: bytes) -> Answer:
@@ -123,7 +123,7 @@ def _without_tier(exchange: Exchange) -> Exchange:
     request = chat_pb2.ChatRequest()
     request.CopyFrom(exchange.request)
     request.ClearField("service_tier")
-    return replace(exchange, request=request)
+    return exchange._replace(request=request)
 
 
 def _is_anthropic(body: bytes) -> bool:

@@ -21,7 +21,6 @@ from services.router.explaining import Situation, explained
 from services.router.health import Health
 from services.router.illness import ILLNESSES, ill
 from services.router.planning import Plan, make_plan
-from services.router.settlement import Caller
 from tests.fake_provider import FakeProvider, Reply
 from tests.services.router.rig import (
     PRICED,
@@ -166,7 +165,7 @@ def drawn(number: int, *, tells_all: bool = False) -> Drawn:
         a_request(dice),
     )
     routing = request.routing if request.HasField("routing") else None
-    caller = Caller(grant, request, "r", call_data(grant, request.context.data_class, routing))
+    data = call_data(grant, request.context.data_class, routing)
     prices = catalog._prices
 
     def facts(deployment: Deployment) -> CallFacts:
@@ -180,7 +179,7 @@ def drawn(number: int, *, tells_all: bool = False) -> Drawn:
                 context.cost_max_nano_usd if context.HasField("cost_max_nano_usd") else None
             ),
             cost_bound=lambda: bounds.cost_bound(request, found, 0, 0),
-            data=caller.data,
+            data=data,
             handling=deployment.data,
         )
 
@@ -198,7 +197,9 @@ def drawn(number: int, *, tells_all: bool = False) -> Drawn:
     return Drawn(
         plan,
         Situation(
-            caller=caller,
+            grant=grant,
+            request=request,
+            data=data,
             plan=plan,
             resolve=catalog.resolve,
             facts=facts,

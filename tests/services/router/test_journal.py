@@ -56,6 +56,11 @@ def interrupted(number: int, output_tokens: int | None = None, cost: int = 0) ->
     return record
 
 
+def sealed(record: UsageRecord) -> tuple[str, bytes]:
+    """A record as the journal takes it."""
+    return record.attempt_id, record.SerializeToString()
+
+
 def segment_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.journal"))
 
@@ -85,8 +90,8 @@ def test_finals_come_back_until_they_are_acknowledged(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path, MIB)
     entries = []
     for number in range(1, 4):
-        journal.dispatched(dispatched(number))
-        entries.append(journal.final(final(number)))
+        journal.dispatched(*sealed(dispatched(number)))
+        entries.append(journal.final(*sealed(final(number))))
     journal.acked(entries[0].position)
     assert all_unacknowledged(journal) == [final(2), final(3)]
     journal.close()
@@ -107,9 +112,9 @@ def test_an_attempt_under_way_is_settled_from_its_last_progress_and_flagged(
     tmp_path: Path,
 ) -> None:
     journal = Journal.open(tmp_path, MIB)
-    journal.dispatched(dispatched(1))
-    journal.dispatched(dispatched(2, cost_nano_usd=40))
-    journal.dispatched(dispatched(3, cost_nano_usd=40))
+    journal.dispatched(*sealed(dispatched(1)))
+    journal.dispatched(*sealed(dispatched(2, cost_nano_usd=40)))
+    journal.dispatched(*sealed(dispatched(3, cost_nano_usd=40)))
     journal.progress(attempt(1), TokenUsage(output_tokens=256), 11)
     journal.progress(attempt(1), TokenUsage(output_tokens=512), 22)
     journal.progress(attempt(3), TokenUsage(output_tokens=3), 2)
@@ -173,16 +178,16 @@ def expected_after(path: Path) -> list[UsageRecord]:
 def busy_segment(directory: Path) -> bytes:
     """One segment with records of every kind."""
     journal = Journal.open(directory, MIB)
-    journal.dispatched(dispatched(1))
-    journal.dispatched(dispatched(2))
+    journal.dispatched(*sealed(dispatched(1)))
+    journal.dispatched(*sealed(dispatched(2)))
     journal.progress(attempt(2), TokenUsage(output_tokens=256), 5)
-    first = journal.final(final(1))
-    journal.dispatched(dispatched(3))
+    first = journal.final(*sealed(final(1)))
+    journal.dispatched(*sealed(dispatched(3)))
     journal.acked(first.position)
-    journal.final(final(3))
+    journal.final(*sealed(final(3)))
     journal.progress(attempt(2), TokenUsage(output_tokens=512), 9)
-    journal.dispatched(dispatched(4))
-    journal.final(final(2))
+    journal.dispatched(*sealed(dispatched(4)))
+    journal.final(*sealed(final(2)))
     journal.close()
     (path,) = segment_files(directory)
     return path.read_bytes()
@@ -203,9 +208,9 @@ def test_a_journal_cut_at_any_byte_keeps_every_whole_record(tmp_path: Path) -> N
         if remaining:
             assert journal.recovered == expected_after(path)
         # It goes on as if nothing had happened, and so does the next start.
-        journal.dispatched(dispatched(50))
+        journal.dispatched(*sealed(dispatched(50)))
         before = journal.recovered
-        journal.final(final(50))
+        journal.final(*sealed(final(50)))
         journal.close()
         again = Journal.open(directory, MIB)
         assert again.recovered == [*before, final(50)]
@@ -252,8 +257,8 @@ def small(directory: Path, **options: bool) -> Journal:
 def test_a_missing_segment_is_damage_too(tmp_path: Path) -> None:
     journal = small(tmp_path)
     for number in range(60):
-        journal.dispatched(dispatched(number))
-        journal.final(final(number))
+        journal.dispatched(*sealed(dispatched(number)))
+        journal.final(*sealed(final(number)))
     journal.close()
     assert len(segment_files(tmp_path)) > 2
     segment_files(tmp_path)[1].unlink()
@@ -267,8 +272,8 @@ def test_a_missing_segment_is_damage_too(tmp_path: Path) -> None:
 def test_a_torn_end_before_another_segment_is_damage(tmp_path: Path) -> None:
     journal = small(tmp_path)
     for number in range(60):
-        journal.dispatched(dispatched(number))
-        journal.final(final(number))
+        journal.dispatched(*sealed(dispatched(number)))
+        journal.final(*sealed(final(number)))
     journal.close()
     first = segment_files(tmp_path)[0]
     os.truncate(first, first.stat().st_size - 1)
@@ -292,11 +297,11 @@ def test_a_segment_that_cannot_be_read_is_said(tmp_path: Path) -> None:
 
 def test_acknowledged_segments_go_and_the_journal_stays_small(tmp_path: Path) -> None:
     journal = small(tmp_path)
-    journal.dispatched(dispatched(10_000))
+    journal.dispatched(*sealed(dispatched(10_000)))
     for number in range(2000):
-        journal.dispatched(dispatched(number))
+        journal.dispatched(*sealed(dispatched(number)))
         journal.progress(attempt(10_000), TokenUsage(output_tokens=number), number)
-        journal.acked(journal.final(final(number)).position)
+        journal.acked(journal.final(*sealed(final(number))).position)
         assert journal.bytes_used < 16 * 1024
     assert journal.bytes_used == sum(path.stat().st_size for path in segment_files(tmp_path))
     assert journal.end.segment > 50
@@ -309,7 +314,7 @@ def test_acknowledged_segments_go_and_the_journal_stays_small(tmp_path: Path) ->
 
 def test_a_segment_stays_until_its_last_final_is_acknowledged(tmp_path: Path) -> None:
     journal = small(tmp_path)
-    entries = [journal.final(final(number)) for number in range(100)]
+    entries = [journal.final(*sealed(final(number))) for number in range(100)]
     acknowledged = next(
         number
         for number, entry in enumerate(entries)
@@ -327,9 +332,9 @@ def test_a_final_in_an_old_segment_is_found_behind_a_chunk_of_reading(tmp_path: 
     journal = Journal.open(tmp_path, 64 * MIB)
     long = final(1)
     long.tokens.extra_json = b"x" * 1_000_000
-    journal.final(final(0))
-    journal.final(long)
-    journal.final(final(2))
+    journal.final(*sealed(final(0)))
+    journal.final(*sealed(long))
+    journal.final(*sealed(final(2)))
     assert all_unacknowledged(journal) == [final(0), long, final(2)]
     journal.close()
 
@@ -337,7 +342,7 @@ def test_a_final_in_an_old_segment_is_found_behind_a_chunk_of_reading(tmp_path: 
 def test_damage_that_comes_while_it_runs_is_skipped_when_read(tmp_path: Path) -> None:
     journal = Journal.open(tmp_path, MIB)
     for number in range(4):
-        journal.final(final(number))
+        journal.final(*sealed(final(number)))
     (path,) = segment_files(tmp_path)
     data = bytearray(path.read_bytes())
     second = [one for one in frames(bytes(data)) if one.kind == Kind.FINAL][1]
@@ -357,7 +362,7 @@ def test_a_full_journal_refuses_new_attempts_and_still_takes_every_final(tmp_pat
 
     def fill() -> None:
         while True:
-            journal.dispatched(dispatched(len(running)))
+            journal.dispatched(*sealed(dispatched(len(running))))
             running.append(len(running))
 
     with pytest.raises(GatewayError) as refused:
@@ -369,24 +374,24 @@ def test_a_full_journal_refuses_new_attempts_and_still_takes_every_final(tmp_pat
     for number in running:
         record = final(number)
         record.tokens.extra_json = b"x" * (FINAL_ROOM_BYTES - 100)
-        journal.final(record)
+        journal.final(*sealed(record))
     assert journal.bytes_used <= 64 * 1024
     with pytest.raises(GatewayError):
         fill()
     assert journal.bytes_used <= 64 * 1024
     for number in running:
-        journal.acked(journal.final(final(number)).position)
+        journal.acked(journal.final(*sealed(final(number))).position)
     journal.acked(journal.end)
-    journal.dispatched(dispatched(1000))
+    journal.dispatched(*sealed(dispatched(1000)))
     journal.close()
 
 
 def test_an_attempt_that_is_dispatched_twice_keeps_room_once(tmp_path: Path) -> None:
     journal = small(tmp_path)
     for _ in range(200):
-        journal.dispatched(dispatched(1))
+        journal.dispatched(*sealed(dispatched(1)))
         journal.acked(journal.end)
-    journal.final(final(1))
+    journal.final(*sealed(final(1)))
     assert journal.unacknowledged(START, 9)[0].record == final(1).SerializeToString()
     journal.close()
 
@@ -414,7 +419,7 @@ def test_on_a_full_disk_attempts_are_refused_and_finals_take_the_reserve(tmp_pat
         import resource
         journal = Journal.open(sys.argv[1], 1024 * 1024)
         for number in range(20):
-            journal.dispatched(dispatched(number))
+            journal.dispatched(*sealed(dispatched(number)))
         path, = segment_files(Path(sys.argv[1]))
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 1000, hard))
@@ -422,7 +427,7 @@ def test_on_a_full_disk_attempts_are_refused_and_finals_take_the_reserve(tmp_pat
         def refuse(number):
             try:
                 while True:
-                    journal.dispatched(dispatched(number))
+                    journal.dispatched(*sealed(dispatched(number)))
                     number += 1
             except GatewayError as error:
                 refused.append(error.reason)
@@ -433,17 +438,17 @@ def test_on_a_full_disk_attempts_are_refused_and_finals_take_the_reserve(tmp_pat
             journal.acked(Position(1, offset))
         finals = 0
         for number in range(8):
-            journal.final(final(number))
+            journal.final(*sealed(final(number)))
             finals += 1
         refuse(101)
         assert not (Path(sys.argv[1]) / "reserve").exists()
         resource.setrlimit(resource.RLIMIT_FSIZE, (50, hard))
         try:
-            journal.final(final(8))
+            journal.final(*sealed(final(8)))
         except GatewayError as error:
             refused.append(error.reason)
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-        journal.dispatched(dispatched(200))
+        journal.dispatched(*sealed(dispatched(200)))
         journal.close()
         print(json.dumps([finals, refused]))
         """,
@@ -462,11 +467,11 @@ def test_on_a_full_disk_attempts_are_refused_and_finals_take_the_reserve(tmp_pat
 KILLED = """
     journal = Journal.open(sys.argv[1], 1024 * 1024)
     for number in range(10_000_000):
-        journal.dispatched(dispatched(number))
+        journal.dispatched(*sealed(dispatched(number)))
         print("d", number, flush=True)
         ending = number if number % 3 else number - 30
         if ending >= 0:
-            entry = journal.final(final(ending))
+            entry = journal.final(*sealed(final(ending)))
             print("f", ending, flush=True)
             if number % 4 == 0:
                 print("a", ending, flush=True)

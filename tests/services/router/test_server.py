@@ -289,8 +289,8 @@ async def test_metrics_tell_attempts_tokens_and_overruns(tmp_path: Path) -> None
             page = (await reader.read()).decode()
             writer.close()
     for line in (
-        'onegate_router_attempts_total{outcome="completed",provider="a"} 2.0',
-        'onegate_router_attempts_total{outcome="failed",provider="a"} 1.0',
+        'onegate_router_attempts_total{provider="a",outcome="completed"} 2.0',
+        'onegate_router_attempts_total{provider="a",outcome="failed"} 1.0',
         'onegate_router_tokens_total{kind="cached"} 5.0',
         'onegate_router_tokens_total{kind="reasoning"} 1.0',
         "onegate_router_overruns_total 1.0",

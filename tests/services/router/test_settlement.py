@@ -11,7 +11,7 @@ from onegate.router.v1 import chat_pb2
 from onegate.usage.v1 import price_pb2, usage_record_pb2
 from runtime.errors import GatewayError
 from services.router.catalog import Deployment
-from services.router.settlement import Attempt, Caller, NoProgress, PinnedPrice
+from services.router.settlement import Attempt, Caller, NoProgress, PinnedPrice, Terms
 
 SHEET = price_pb2.PriceSheet(
     version="v7",
@@ -53,7 +53,7 @@ def request() -> chat_pb2.ChatRequest:
 
 
 def begun(status: int = 0, sheet: price_pb2.PriceSheet | None = SHEET) -> Attempt:
-    attempt = Attempt(Caller(GRANT, request(), "req_1"), DEPLOYMENT, sheet)
+    attempt = Attempt(Caller(GRANT, request(), "req_1"), Terms(GRANT, "gpt-5", DEPLOYMENT, sheet))
     attempt.begin("att_1", 2, 1_800_000_000.25, 100.0)
     if status:
         attempt.first_byte(status, 101.0)
@@ -239,10 +239,12 @@ def test_a_free_model_costs_nothing_and_names_no_price() -> None:
 
 def test_a_call_without_names_has_no_attribution() -> None:
     asked = chat_pb2.ChatRequest(model="m", end_user="u")
-    attempt = Attempt(Caller(grant_pb2.Grant(), asked, "r"), DEPLOYMENT, None)
+    nobody = grant_pb2.Grant()
+    attempt = Attempt(Caller(nobody, asked, "r"), Terms(nobody, "m", DEPLOYMENT, None))
     attempt.begin("a", 1, 1.0, 1.0)
     assert attempt.record.attribution.end_user == "u"
-    bare = Attempt(Caller(grant_pb2.Grant(), chat_pb2.ChatRequest(), "r"), DEPLOYMENT, None)
+    unnamed = Caller(nobody, chat_pb2.ChatRequest(), "r")
+    bare = Attempt(unnamed, Terms(nobody, "", DEPLOYMENT, None))
     bare.begin("a", 1, 1.0, 1.0)
     assert not bare.record.HasField("attribution")
     assert not bare.record.tags

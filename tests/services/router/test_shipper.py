@@ -35,6 +35,11 @@ RPC = RpcSettings()
 Fate = Callable[[], GatewayError | None]
 
 
+def sealed(record: UsageRecord) -> tuple[str, bytes]:
+    """A record as the journal takes it."""
+    return record.attempt_id, record.SerializeToString()
+
+
 class FlakyService(UsageService):
     """The real service, whose requests or answers get lost as a test says."""
 
@@ -129,8 +134,8 @@ async def test_what_is_posted_arrives_and_is_acknowledged(tmp_path: Path, usage:
     await usage.start()
     async with shipping(tmp_path, usage) as (journal, shipper):
         for number in range(50):
-            journal.dispatched(record(number))
-            shipper.post(record(number))
+            journal.dispatched(*sealed(record(number)))
+            shipper.post(*sealed(record(number)))
         await usage.holds(50)
         await until(lambda: not journal.unacknowledged(journal.acknowledged, 1), "the last ack")
     assert await usage.records() == [record(number) for number in range(50)]
@@ -141,11 +146,11 @@ async def test_what_is_posted_arrives_and_is_acknowledged(tmp_path: Path, usage:
 async def test_a_batch_is_bounded_in_records_and_bytes(tmp_path: Path, usage: Usage) -> None:
     async with shipping(tmp_path, usage) as (_, shipper):
         for number in range(1200):
-            shipper.post(record(number))
+            shipper.post(*sealed(record(number)))
         for number in range(1200, 1204):
             large = record(number)
             large.tokens.extra_json = b"x" * 700_000
-            shipper.post(large)
+            shipper.post(*sealed(large))
         await usage.start()
         await usage.holds(1204)
     assert max(usage.service.sizes) <= module.BATCH_RECORDS_MAX
@@ -158,8 +163,8 @@ async def test_while_usage_is_away_everything_waits_in_bounded_memory_and_then_a
     count = 2 * module.QUEUE_RECORDS_MAX
     async with shipping(tmp_path, usage) as (journal, shipper):
         for number in range(count):
-            journal.dispatched(record(number))
-            shipper.post(record(number))
+            journal.dispatched(*sealed(record(number)))
+            shipper.post(*sealed(record(number)))
             if number % 500 == 0:
                 await asyncio.sleep(0)
         assert len(shipper._queue) <= module.QUEUE_RECORDS_MAX
@@ -167,11 +172,11 @@ async def test_while_usage_is_away_everything_waits_in_bounded_memory_and_then_a
         await usage.start()
         # Calls go on while the backlog is sent.
         for number in range(count, count + 500):
-            shipper.post(record(number))
+            shipper.post(*sealed(record(number)))
             await asyncio.sleep(0)
         await usage.holds(count + 500)
         await until(lambda: journal.acknowledged == journal.end or not shipper._behind, "calm")
-        shipper.post(record(count + 500))
+        shipper.post(*sealed(record(count + 500)))
         await usage.holds(count + 501)
     assert sum(usage.service.sizes) == count + 501
     assert caplog.text.count("usage does not take records") == 1
@@ -191,7 +196,7 @@ async def test_a_lost_request_or_answer_makes_no_gap_and_no_double(
     await usage.start()
     async with shipping(tmp_path, usage) as (_, shipper):
         for number in range(300):
-            shipper.post(record(number))
+            shipper.post(*sealed(record(number)))
             await asyncio.sleep(0.001)
         await usage.holds(300)
     assert await usage.records() == [record(number) for number in range(300)]
@@ -202,13 +207,13 @@ async def test_a_restart_sends_what_was_left_and_what_was_interrupted(
 ) -> None:
     async with shipping(tmp_path, usage, flush_s=0.05) as (journal, shipper):
         for number in range(10):
-            journal.dispatched(record(number))
+            journal.dispatched(*sealed(record(number)))
             if number != 4:
-                shipper.post(record(number))
+                shipper.post(*sealed(record(number)))
     await usage.start()
     async with shipping(tmp_path, usage) as (journal, shipper):
         assert len(journal.recovered) == 10
-        shipper.post(record(10))
+        shipper.post(*sealed(record(10)))
         await usage.holds(11)
     interrupted = [r for r in await usage.records() if r.attempt_id == attempt_id(4)]
     assert [r.outcome for r in interrupted] == [5]
@@ -219,7 +224,7 @@ async def test_a_restart_sends_what_was_left_and_what_was_interrupted(
 async def test_closing_hands_over_what_was_just_posted(tmp_path: Path, usage: Usage) -> None:
     await usage.start()
     async with shipping(tmp_path, usage) as (_, shipper):
-        shipper.post(record(1))
+        shipper.post(*sealed(record(1)))
     assert await usage.count() == 1
 
 
@@ -227,7 +232,7 @@ async def test_closing_does_not_wait_for_long_when_usage_is_away(
     tmp_path: Path, usage: Usage
 ) -> None:
     async with asyncio.timeout(3), shipping(tmp_path, usage, flush_s=0.1) as (_, shipper):
-        shipper.post(record(1))
+        shipper.post(*sealed(record(1)))
     async with asyncio.timeout(3), shipping(tmp_path, usage, flush_s=0.1) as (journal, _):
         assert journal.recovered == [record(1)]
 
@@ -245,12 +250,12 @@ async def test_a_final_that_the_journal_lost_is_sent_from_memory(
 ) -> None:
     await usage.start()
     async with shipping(tmp_path, usage) as (journal, shipper):
-        shipper.post(record(1))
+        shipper.post(*sealed(record(1)))
         with monkeypatch.context() as patch:
             # Below the journal: no segment can be written and none can be begun.
             patch.setattr("services.router.journal_files._write", _no_space)
-            shipper.post(record(2))
-        shipper.post(record(3))
+            shipper.post(*sealed(record(2)))
+        shipper.post(*sealed(record(3)))
         await usage.holds(3)
         await until(lambda: journal.acknowledged > Position(1, 0), "an ack")
     assert "sent from memory" in caplog.text
@@ -264,7 +269,7 @@ async def test_a_journal_that_cannot_be_read_is_tried_again(
     tmp_path: Path, usage: Usage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with shipping(tmp_path, usage, flush_s=0.05) as (_, shipper):
-        shipper.post(record(1))
+        shipper.post(*sealed(record(1)))
     await usage.start()
     journal_directory = tmp_path / "journal"
     hidden = tmp_path / "hidden"
@@ -290,7 +295,7 @@ async def test_a_defect_of_the_shipper_is_loud(
 
     monkeypatch.setattr(module, "_request", broken)
     async with shipping(tmp_path, usage) as (_, shipper):
-        shipper.post(record(1))
+        shipper.post(*sealed(record(1)))
         await until(lambda: "no longer sent" in caplog.text, "an alarm")
 
 
