@@ -3,24 +3,22 @@
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, bindparam, insert, select, update
+from sqlalchemy import Connection
 
+from services.usage.driver_sql import insertion, places, run, run_all
 from services.usage.holds import Held
 from services.usage.ledger import LedgerError
 from services.usage.ledger_schema import HOLDS
 
-_H = HOLDS.c
-_COLUMNS: Final = (_H.id, _H.amount_nano_usd, _H.state, _H.accounts, _H.slice, _H.returned)
+_SELECT: Final = (
+    "SELECT id, amount_nano_usd, state, accounts, slice, returned FROM ledger_holds WHERE"
+)
+_INSERT: Final = insertion(HOLDS.name, HOLDS.c.keys())
 _REWRITE: Final = (
-    update(HOLDS)
-    .where(_H.id == bindparam("hold"))
-    .values(
-        amount_nano_usd=bindparam("amount"),
-        state=bindparam("stands"),
-        returned=bindparam("is_returned"),
-    )
+    "UPDATE ledger_holds SET amount_nano_usd = ?, state = ?, returned = ? WHERE id = ?"
 )
 
 
@@ -45,65 +43,58 @@ class NewHold:
 
 def locked(connection: Connection, ids: Collection[str]) -> dict[str, Held]:
     """The holds among these ids, by id; nobody else changes them until the transaction ends."""
-    return matching(connection, [_H.id.in_(sorted(ids))]) if ids else {}
+    names = sorted(set(ids))
+    return matching(connection, f"id IN {places(len(names))}", names) if names else {}
 
 
 def matching(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]], count_max: int | None = None
+    connection: Connection, condition: str, values: Sequence[object], count_max: int = 0
 ) -> dict[str, Held]:
-    """The holds that meet conditions, locked in the order of their ids."""
-    query = select(*_COLUMNS).where(*conditions).order_by(_H.id).with_for_update()
-    if count_max is not None:
-        query = query.limit(count_max)
-    return {row.id: held_of(row) for row in connection.execute(query)}
+    """The holds that meet a condition, locked in the order of their ids; all, for 0 at most."""
+    most = f" LIMIT {count_max}" if count_max else ""
+    query = f"{_SELECT} {condition} ORDER BY id{most} FOR UPDATE"
+    return {row[0]: held_of(row) for row in run(connection, query, values)}
 
 
 def held_of(row: Any) -> Held:
-    """A hold, as its row says."""
+    """A hold, as its row says: its id, amount, state, accounts, whether a slice, and returned."""
+    name, amount, state, accounts, slice_, returned = row
     return Held(
-        id=row.id,
-        amount_nano_usd=row.amount_nano_usd,
-        state=row.state,
-        accounts=tuple(json.loads(row.accounts)),
-        slice=row.slice,
-        returned=row.returned,
+        id=name,
+        amount_nano_usd=amount,
+        state=state,
+        accounts=tuple(json.loads(accounts)),
+        slice=bool(slice_),
+        returned=bool(returned),
     )
 
 
 def insert_holds(connection: Connection, new: Iterable[NewHold], now_us: int) -> None:
     """Keeps new holds."""
     rows = [
-        {
-            "id": one.held.id,
-            "holder": one.holder.name,
-            "epoch": one.holder.epoch,
-            "request_id": one.request_id,
-            "slice": one.held.slice,
-            "returned": False,
-            "recalled": False,
-            "state": one.held.state,
-            "amount_nano_usd": one.held.amount_nano_usd,
-            "accounts": json.dumps(one.held.accounts),
-            "period_end_us": one.period_end_us,
-            "lease_expires_at_us": one.lease_expires_at_us,
-            "created_at_us": now_us,
-        }
+        (
+            one.held.id,
+            one.holder.name,
+            one.holder.epoch,
+            one.request_id,
+            one.held.slice,
+            False,
+            False,
+            one.held.state,
+            one.held.amount_nano_usd,
+            json.dumps(one.held.accounts),
+            one.period_end_us,
+            one.lease_expires_at_us,
+            now_us,
+        )
         for one in new
     ]
-    if rows:
-        connection.execute(insert(HOLDS), rows)
+    # In one order everywhere, or two transactions with the same holds may wait for each other.
+    run_all(connection, _INSERT, sorted(rows, key=itemgetter(0)))
 
 
 def rewrite(connection: Connection, changed: Collection[Held]) -> None:
     """Keeps what became of holds that the transaction has locked."""
-    rows = [
-        {
-            "hold": hold.id,
-            "amount": hold.amount_nano_usd,
-            "stands": hold.state,
-            "is_returned": hold.returned,
-        }
-        for hold in changed
-    ]
-    if rows and connection.execute(_REWRITE, rows).rowcount != len(rows):
+    rows = [(hold.amount_nano_usd, hold.state, hold.returned, hold.id) for hold in changed]
+    if run_all(connection, _REWRITE, rows) != len(rows):
         raise LedgerError("A hold is gone while it is locked.")

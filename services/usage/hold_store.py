@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias, TypeVar
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from onegate.common.v1 import error_pb2
@@ -15,6 +15,7 @@ from runtime.errors import GatewayError
 from runtime.sql import Database, Work
 from services.usage import holds
 from services.usage.budgets import HARD, Account, Book, account, account_named
+from services.usage.driver_sql import places, run, run_all
 from services.usage.hold_rows import (
     Holder,
     NewHold,
@@ -25,7 +26,6 @@ from services.usage.hold_rows import (
 )
 from services.usage.holds import Held, Room
 from services.usage.ledger import Tally
-from services.usage.ledger_schema import HOLDERS, HOLDS
 from services.usage.ledger_store import LedgerStore
 
 _LOG = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ T = TypeVar("T")
 HELD: Final = pb.HOLD_OUTCOME_HELD
 REFUSED: Final = pb.HOLD_OUTCOME_REFUSED
 _PENDING: Final = hold_pb2.HOLD_STATE_PENDING
-_H = HOLDS.c
+_RECALL: Final = "UPDATE ledger_holds SET recalled = ? WHERE id = ?"
 
 Placed: TypeAlias = list[pb.HoldAnswer] | GatewayError
 """What one request ends in: an answer for each hold, or that its holder is fenced."""
@@ -62,7 +62,9 @@ class HoldStore:
 
     async def place(self, requests: Sequence[pb.PlaceHoldsRequest]) -> list[Placed]:
         """Places the holds of many requests in one transaction; what became of each request."""
-        return await self._write(lambda c: self._place(c, requests))
+        placed, used = await self._write(lambda c: self._place(c, requests))
+        self._ledger.remember(used)
+        return placed
 
     async def raise_holds(self, request: pb.RaiseHoldsRequest) -> list[pb.HoldAnswer]:
         """Raises holds. Raises CONFLICT when the holder is fenced."""
@@ -90,7 +92,8 @@ class HoldStore:
 
     def _place(
         self, connection: Connection, requests: Sequence[pb.PlaceHoldsRequest]
-    ) -> list[Placed]:
+    ) -> tuple[list[Placed], Collection[str]]:
+        """What became of each request, and the accounts that exist once this commits."""
         book = self._ledger.book(connection)
         now_us = self._ledger.now_us(connection)
         fenced = fenced_of(connection, {(r.holder, r.epoch) for r in requests})
@@ -116,7 +119,7 @@ class HoldStore:
         self._ledger.admit(connection, batch.tally)
         insert_holds(connection, batch.new.values(), now_us)
         recall(connection, batch.refused)
-        return placed
+        return placed, every.keys()
 
     def _raise(self, connection: Connection, request: pb.RaiseHoldsRequest) -> list[pb.HoldAnswer]:
         book = self._ledger.book(connection)
@@ -222,13 +225,12 @@ def fenced_of(connection: Connection, holders: Collection[tuple[str, int]]) -> s
     """Which of these holders' epochs are not the current ones; the current ones stay so until the
     transaction ends.
     """
+    names = sorted({name for name, _ in holders})
     query = (
-        select(HOLDERS.c.holder, HOLDERS.c.epoch)
-        .where(HOLDERS.c.holder.in_(sorted({name for name, _ in holders})))
-        .order_by(HOLDERS.c.holder)
-        .with_for_update(read=True)
+        "SELECT holder, epoch FROM ledger_holders"  # noqa: S608
+        f" WHERE holder IN {places(len(names))} ORDER BY holder FOR SHARE"
     )
-    current = {(name, epoch) for name, epoch in connection.execute(query)}
+    current = {(name, epoch) for name, epoch in run(connection, query, names)}
     return set(holders) - current
 
 
@@ -275,13 +277,11 @@ def recall(
     short = {name for _, accounts in refused for name in accounts}
     if not short:
         return
-    slices = matching(
-        connection, [_H.state == _PENDING, _H.slice.is_(True), _H.returned.is_(False)]
-    )
+    slices = matching(connection, "state = ? AND slice AND NOT returned", [_PENDING])
     recalled = {one.id: one for one in slices.values() if short & set(one.accounts)}
     if not recalled:
         return
-    connection.execute(update(HOLDS).where(_H.id.in_(sorted(recalled))).values(recalled=True))
+    run_all(connection, _RECALL, [(True, name) for name in sorted(recalled)])
     lent = {name for one in recalled.values() for name in one.accounts}
     for answer, accounts in refused:
         if lent & set(accounts):

@@ -92,7 +92,9 @@ class HolderStore:
         rows = await self._database.read(lambda c: c.execute(query).all())
         found = []
         for row in rows:
-            held = held_of(row)
+            held = held_of(
+                (row.id, row.amount_nano_usd, row.state, row.accounts, row.slice, row.returned)
+            )
             hold = Hold(
                 attempt_id=held.id,
                 holder=row.holder,
@@ -131,11 +133,8 @@ class HolderStore:
             connection.execute(update(HOLDERS).where(mine).values(**values))
         lost = matching(
             connection,
-            [
-                _H.holder == request.holder,
-                _H.epoch > request.journal_epoch,
-                _H.state.in_((_PENDING, _UNCERTAIN)),
-            ],
+            "holder = ? AND epoch > ? AND state IN (?, ?)",
+            [request.holder, request.journal_epoch, _PENDING, _UNCERTAIN],
         )
         uncertain = self._expire(connection, lost, now_us)
         if lost:
@@ -149,11 +148,8 @@ class HolderStore:
         check_holder(connection, request.holder, request.epoch)
         kept = matching(
             connection,
-            [
-                _H.holder == request.holder,
-                _H.epoch < request.epoch,
-                _H.state.in_((_PENDING, _UNCERTAIN)),
-            ],
+            "holder = ? AND epoch < ? AND state IN (?, ?)",
+            [request.holder, request.epoch, _PENDING, _UNCERTAIN],
         )
         return self._holds.end_all(connection, kept.values(), self._ledger.now_us(connection))
 
@@ -174,13 +170,11 @@ class HolderStore:
     def _sweep(self, connection: Connection) -> tuple[int, int]:
         self._ledger.book(connection)
         now_us = self._ledger.now_us(connection)
-        silent = select(HOLDERS.c.holder).where(HOLDERS.c.lease_expires_at_us < now_us)
+        silent = "SELECT holder FROM ledger_holders WHERE lease_expires_at_us < ?"
         expired = matching(
             connection,
-            [
-                _H.state == _PENDING,
-                or_(_H.lease_expires_at_us < now_us, _H.holder.in_(silent)),
-            ],
+            f"state = ? AND (lease_expires_at_us < ? OR holder IN ({silent}))",
+            [_PENDING, now_us, now_us],
             SWEPT_MAX,
         )
         if not expired:

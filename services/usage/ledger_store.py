@@ -12,12 +12,9 @@ from typing import Any, Final, TypeAlias
 from sqlalchemy import (
     Connection,
     Select,
-    bindparam,
     func,
-    insert,
     select,
     text,
-    update,
 )
 
 from onegate.usage.v1 import budget_pb2
@@ -26,6 +23,7 @@ from runtime.clock import Clock
 from runtime.sql import insert_new, unix_micros
 from services.usage import ledger
 from services.usage.budgets import Account, Book, thresholds
+from services.usage.driver_sql import insertion, places, run, run_all
 from services.usage.holds import Room
 from services.usage.ledger import Kind, LedgerError, Tally
 from services.usage.ledger_schema import (
@@ -33,7 +31,6 @@ from services.usage.ledger_schema import (
     BUDGETS,
     CROSSINGS,
     ENTRIES,
-    REVISIONS,
     TRANSACTIONS,
 )
 from services.usage.store import RECORDS
@@ -44,24 +41,18 @@ NowUs: TypeAlias = Callable[[Connection], int]
 KNOWN_MAX: Final = 100_000
 """Accounts that a process remembers to exist."""
 
-_A = ACCOUNTS.c
 _CHANGE: Final = (
-    update(ACCOUNTS)
-    .where(_A.id == bindparam("account"), _A.held_nano_usd + bindparam("held") >= 0)
-    .values(
-        posted_nano_usd=_A.posted_nano_usd + bindparam("posted"),
-        held_nano_usd=_A.held_nano_usd + bindparam("held"),
-    )
+    "UPDATE ledger_accounts SET posted_nano_usd = posted_nano_usd + ?,"
+    " held_nano_usd = held_nano_usd + ? WHERE id = ? AND held_nano_usd + ? >= 0"
 )
 _ADMIT: Final = (
-    update(ACCOUNTS)
-    .where(
-        _A.id == bindparam("account"),
-        _A.posted_nano_usd + _A.held_nano_usd + bindparam("held") <= _A.limit_nano_usd,
-    )
-    .values(held_nano_usd=_A.held_nano_usd + bindparam("held"))
+    "UPDATE ledger_accounts SET held_nano_usd = held_nano_usd + ?"
+    " WHERE id = ? AND posted_nano_usd + held_nano_usd + ? <= limit_nano_usd"
 )
 """B1: what is set aside fits, said by the database itself."""
+
+_INSERT_TRANSACTION: Final = insertion(TRANSACTIONS.name, TRANSACTIONS.c.keys())
+_INSERT_ENTRY: Final = insertion(ENTRIES.name, ENTRIES.c.keys())
 
 _FOUND_BY: Final[Mapping[int, Any]] = {
     budget_pb2.BUDGET_SCOPE_ORGANIZATION: RECORDS.c.organization_id,
@@ -86,7 +77,7 @@ def shared_clock(clock: Clock) -> NowUs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Line:
+class Line:
     """A locked account, as it stands."""
 
     limit_nano_usd: int
@@ -108,11 +99,12 @@ class LedgerStore:
 
     def book(self, connection: Connection) -> Book:
         """The budgets in force, which nobody can change until the transaction ends."""
-        query = select(REVISIONS.c.revision).with_for_update(read=True)
-        revision = connection.execute(query).scalar_one()
-        if revision != self._book.revision:
-            self._book = loaded(connection, revision)
-        return self._book
+        found = run(connection, "SELECT revision FROM budget_revisions FOR SHARE")
+        revision: int = found.scalar_one()
+        book = self._book
+        if revision != book.revision:
+            self._book = book = loaded(connection, revision)
+        return book
 
     def open(self, connection: Connection, accounts: Collection[Account]) -> None:
         """Opens the accounts that do not exist yet, with what was spent in the period before their
@@ -134,7 +126,7 @@ class LedgerStore:
             if made and new[name].history_from_us is not None:
                 self._post_history(connection, new[name])
 
-    def lock(self, connection: Connection, accounts: Collection[str]) -> Mapping[str, _Line]:
+    def lock(self, connection: Connection, accounts: Collection[str]) -> Mapping[str, Line]:
         """The accounts as they stand; nobody else changes them until the transaction ends.
 
         Raises:
@@ -142,19 +134,18 @@ class LedgerStore:
         """
         if not accounts:
             return {}
+        names = sorted(set(accounts))
         query = (
-            select(_A.id, _A.limit_nano_usd, _A.posted_nano_usd, _A.held_nano_usd)
-            .where(_A.id.in_(sorted(accounts)))
-            .order_by(_A.id)
-            .with_for_update()
+            "SELECT id, limit_nano_usd, posted_nano_usd, held_nano_usd FROM ledger_accounts"  # noqa: S608
+            f" WHERE id IN {places(len(names))} ORDER BY id FOR UPDATE"
         )
         found = {
-            name: _Line(limit_nano_usd=limit, posted_nano_usd=posted, held_nano_usd=held)
-            for name, limit, posted, held in connection.execute(query)
+            name: Line(limit_nano_usd=limit, posted_nano_usd=posted, held_nano_usd=held)
+            for name, limit, posted, held in run(connection, query, names)
         }
-        if len(found) != len(set(accounts)):
+        if len(found) != len(names):
             self._known.clear()
-            raise LedgerError(f"No such account: {sorted(set(accounts) - found.keys())[:3]}.")
+            raise LedgerError(f"No such account: {sorted(set(names) - found.keys())[:3]}.")
         return found
 
     def rooms(self, connection: Connection, accounts: Collection[Account]) -> dict[str, Room]:
@@ -180,22 +171,23 @@ class LedgerStore:
 
     def admit(self, connection: Connection, tally: Tally) -> None:
         """Sets aside what a batch of holds takes, on every account or on none."""
-        rows = [{"account": a, "held": held} for a, held in sorted(tally.held.items()) if held]
+        rows = [(held, name, held) for name, held in sorted(tally.held.items()) if held]
         _all(connection, _ADMIT, rows)
 
     def apply(self, connection: Connection, tally: Tally, now_us: int) -> None:
         """Writes transactions and what they do to the balances. The accounts are locked."""
         self._write(connection, tally.transactions, now_us)
-        rows = [
-            {"account": a, "posted": tally.posted.get(a, 0), "held": tally.held.get(a, 0)}
-            for a in sorted(tally.posted.keys() | tally.held.keys())
-        ]
-        _all(connection, _CHANGE, [row for row in rows if row["posted"] or row["held"]])
+        rows = []
+        for name in sorted(tally.posted.keys() | tally.held.keys()):
+            posted, held = tally.posted.get(name, 0), tally.held.get(name, 0)
+            if posted or held:
+                rows.append((posted, held, name, held))
+        _all(connection, _CHANGE, rows)
 
     def note_crossings(
         self,
         connection: Connection,
-        lines: Mapping[str, _Line],
+        lines: Mapping[str, Line],
         tally: Tally,
         accounts: Collection[Account],
     ) -> None:
@@ -230,23 +222,19 @@ class LedgerStore:
             return
         for one in made:
             ledger.check(one)
-        rows = [
-            {
-                "id": one.id,
-                "kind": one.kind,
-                "reference": one.reference,
-                "overrun_nano_usd": one.overrun_nano_usd,
-                "posted_at_us": now_us,
-            }
-            for one in made
-        ]
-        connection.execute(insert(TRANSACTIONS), rows)
-        entries = [
-            {"transaction_id": one.id, "account_id": account, "amount_nano_usd": amount}
-            for one in made
-            for account, amount in one.entries
-        ]
-        connection.execute(insert(ENTRIES), entries)
+        run_all(
+            connection,
+            _INSERT_TRANSACTION,
+            [
+                (one.id, int(one.kind), one.reference, one.overrun_nano_usd, now_us)
+                for one in sorted(made, key=lambda one: one.id)
+            ],
+        )
+        run_all(
+            connection,
+            _INSERT_ENTRY,
+            [(one.id, account, amount) for one in made for account, amount in one.entries],
+        )
 
 
 def loaded(connection: Connection, revision: int) -> Book:
@@ -256,12 +244,11 @@ def loaded(connection: Connection, revision: int) -> Book:
     return Book([Budget.FromString(budget) for budget in found], revision)
 
 
-def _all(connection: Connection, statement: Any, rows: Sequence[Mapping[str, object]]) -> None:
+def _all(connection: Connection, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
     """Raises ``LedgerError`` unless the statement changes a row for each of ``rows``."""
-    if rows and connection.execute(statement, rows).rowcount != len(rows):
+    if run_all(connection, sql, rows) != len(rows):
         raise LedgerError(
-            "An account would be overdrawn, or release what it does not hold: "
-            f"{[row['account'] for row in rows][:3]}."
+            f"An account would be overdrawn, or release what it does not hold: {rows[:3]}."
         )
 
 
