@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 
 
 def run(connection: Connection, sql: str, values: Sequence[object] = ()) -> Any:
-    """Runs a statement with ``?`` for each value; its rows, as a ``CursorResult``. A lock at its end
-    is left out where writers wait for each other anyway.
+    """Runs a statement with ``?`` for each value; what it found, as a ``CursorResult``. A lock at
+    its end is left out where writers wait for each other anyway.
     """
     return connection.exec_driver_sql(_spoken(connection, sql), tuple(values))
 
