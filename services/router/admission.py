@@ -109,6 +109,15 @@ def _kind(grant: grant_pb2.Grant, _facts: CallFacts, _now: float) -> GatewayErro
     )
 
 
+def _enabled(grant: grant_pb2.Grant, _facts: CallFacts, _now: float) -> GatewayError | None:
+    if not grant.disabled:
+        return None
+    return GatewayError(
+        error_pb2.ERROR_REASON_KEY_DISABLED,
+        "This key is disabled; ask an administrator to enable it, or use another one.",
+    )
+
+
 def _expiry(grant: grant_pb2.Grant, _facts: CallFacts, now_unix_s: float) -> GatewayError | None:
     if not grant.HasField("expires_at"):
         return None
@@ -181,6 +190,7 @@ def _cost(_grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayErro
 
 
 POLICIES: Final[tuple[Policy, ...]] = (
+    Policy(name="enabled", reason=error_pb2.ERROR_REASON_KEY_DISABLED, judge=_enabled),
     Policy(name="expiry", reason=error_pb2.ERROR_REASON_KEY_EXPIRED, judge=_expiry),
     Policy(name="kind", reason=error_pb2.ERROR_REASON_SCOPE_MISSING, judge=_kind),
     Policy(name="network", reason=error_pb2.ERROR_REASON_ADDRESS_FORBIDDEN, judge=_network),

@@ -88,6 +88,7 @@ def a_grant(dice: random.Random) -> grant_pb2.Grant:
             version="dp-1" if rules else "", classes=CLASSES, rules=rules
         ),
     )  # fmt: skip
+    grant.disabled = dice.random() < 0.03
     if dice.random() < 0.05:
         grant.expires_at.seconds = int(NOW_UNIX_S) + dice.choice((-1, 1))
     return grant
@@ -304,6 +305,7 @@ async def test_what_a_dry_run_says_is_what_a_router_then_does(tmp_path: Path) ->
                 grant = a_grant(dice)
                 grant.kind = grant_pb2.KEY_KIND_PROJECT
                 grant.ClearField("networks_allowed")
+                grant.ClearField("disabled")
                 fields = {f.name: v for f, v in grant.ListFields() if f.name != "key_id"}
                 key = rig.add_key(**fields)
                 models = [f"{name}/m" for name in dice.sample("abc", dice.randint(1, 3))]
