@@ -8,7 +8,7 @@ TEST_STAMP := $(VENV)/.setup-tests
 LOCK := uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate \
   --no-emit-index-url --no-emit-find-links --python-version 3.11
 
-.PHONY: up setup test lint gen lock bench bench-results clean
+.PHONY: up setup test lint gen lock bench bench-results guard-baseline clean
 
 up: setup
 	@$(BIN)/onegate up $(ARGS)
@@ -59,6 +59,10 @@ bench: setup $(BENCH_STAMP)
 # Everything that bench/RESULTS.md holds, on a quiet machine: about 45 minutes.
 bench-results: setup $(BENCH_STAMP)
 	@$(BIN)/python -m bench all --write $(ARGS)
+
+# After a change that is worth what it costs: what a call may cost from now on, for every Python found.
+guard-baseline: setup
+	@sh tools/guard-baseline $(ARGS)
 
 clean:
 	@rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,1 @@
+"""Guards against change that nobody sees: what a call costs, counted and not timed."""
