@@ -1,6 +1,5 @@
 """The log of administration: it grows with what happens, and tells when somebody touches it."""
 
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from runtime import apikeys
 from runtime.errors import GatewayError, reason_name
 from runtime.rpc import unary
 from services.auth.administration import ADDRESS_KEY, REFUSALS_LOGGED_MAX
-from tests.services.auth.ports import stored_bytes
+from tests.services.auth.ports import run_statements, stored_bytes
 from tests.services.auth.serving import OPERATOR, Auth, auth, bearer
 
 pytestmark = pytest.mark.anyio
@@ -37,14 +36,6 @@ async def entries(at: Auth, outcome: pb.AuditOutcome.ValueType) -> list[pb.Audit
     request = pb.ListAuditEventsRequest(outcome=outcome)
     listed = await unary(stub.ListAuditEvents, request, timeout_s=5, metadata=OPERATOR)
     return list(listed.events)
-
-
-def tamper(directory: Path, *statements: str) -> None:
-    """Writes to the database behind auth's back."""
-    with sqlite3.connect(directory / "auth.db") as connection:
-        for statement in statements:
-            connection.execute(statement)
-    connection.close()
 
 
 async def test_an_untouched_log_is_whole(tmp_path: Path) -> None:
@@ -88,7 +79,7 @@ async def test_a_touched_log_is_broken_where_it_was_touched(tmp_path: Path, how:
     sequence, *statements = TOUCHED[how]
     async with auth(tmp_path) as at:
         await fill(at, 5)
-        tamper(tmp_path, *(str(statement) for statement in statements))
+        await run_statements(tmp_path, *(str(statement) for statement in statements))
         found = await verified(at)
         if how == "the head is forgotten":
             # Nothing says that there was a log: only a head that was noted elsewhere does.
@@ -103,7 +94,7 @@ async def test_a_log_that_was_cut_and_mended_is_noticed_by_a_noted_head(tmp_path
     async with auth(tmp_path) as at:
         await fill(at, 5)
         noted = await verified(at)
-        tamper(
+        await run_statements(
             tmp_path,
             "DELETE FROM audit_events WHERE sequence > 3",
             "UPDATE audit_heads SET sequence = 3,"
