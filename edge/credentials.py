@@ -8,6 +8,7 @@ from runtime.errors import GatewayError
 
 _PLAIN: Final = (b"x-api-key", b"api-key", b"x-goog-api-key")
 """Anthropic's, Azure's and Google's headers."""
+_ANY_PLAIN: Final = frozenset(_PLAIN)
 _BEARER: Final = b"bearer "
 
 
@@ -23,11 +24,12 @@ def presented_key(headers: Mapping[bytes, bytes]) -> str:
         if authorization[:7].lower() != _BEARER:
             raise _refusal("The Authorization header must be 'Bearer ' and an API key.")
         key = authorization[7:].strip()
-    for name in _PLAIN:
-        if name in headers:
-            if key is not None and headers[name] != key:
-                raise _refusal("Two headers present different API keys; send one.")
-            key = headers[name]
+    if not _ANY_PLAIN.isdisjoint(headers):
+        for name in _PLAIN:
+            if name in headers:
+                if key is not None and headers[name] != key:
+                    raise _refusal("Two headers present different API keys; send one.")
+                key = headers[name]
     if not key:
         raise _refusal("No API key was sent; send one as 'Authorization: Bearer sk-og-…'.")
     return key.decode("latin-1")

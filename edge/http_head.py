@@ -6,6 +6,7 @@ from typing import Final
 from edge.http import HttpRefusalError
 from onegate.common.v1 import error_pb2
 
+_SPECIAL: Final = frozenset({b"transfer-encoding", b"content-encoding", b"expect"})
 _HOST_FORBIDDEN: Final = frozenset(b"/?#@\\ ,")
 
 
@@ -100,18 +101,20 @@ def refusal(
     # Asking `bytes` for one byte with `in` raises and catches an exception inside.
     if target.find(b"#") >= 0 or not origin_form(target).startswith(b"/"):
         return HttpRefusalError(400, "The request's target is malformed.")
-    coding = headers.get(b"transfer-encoding")
-    if coding is not None and coding.lower() != b"chunked":
+    return None if _SPECIAL.isdisjoint(headers) else _special(headers)
+
+
+def _special(headers: Mapping[bytes, bytes]) -> HttpRefusalError | None:
+    """Why headers are refused that few requests have."""
+    if headers.get(b"transfer-encoding", b"chunked").lower() != b"chunked":
         return HttpRefusalError(400, "Only chunked transfer encoding is understood.")
-    coding = headers.get(b"content-encoding")
-    if coding is not None and coding.lower() != b"identity":
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         return HttpRefusalError(
             415,
             "Compressed bodies are not taken; send the body as it is.",
             [("accept-encoding", "identity")],
         )
-    expected = headers.get(b"expect")
-    if expected is not None and expected.lower() != b"100-continue":
+    if headers.get(b"expect", b"100-continue").lower() != b"100-continue":
         return HttpRefusalError(417, "Only 'Expect: 100-continue' is understood.")
     return None
 

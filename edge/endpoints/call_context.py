@@ -23,6 +23,8 @@ _TEXTS: Final = {
 _TAGS: Final = b"x-onegate-tags"
 _COST_MAX: Final = b"x-onegate-max-cost"
 _DRY_RUN: Final = b"x-onegate-dry-run"
+_OURS: Final = frozenset({*_TEXTS.values(), _TAGS, _COST_MAX, _DRY_RUN})
+"""All headers of ours: most calls have none of them, and are asked for all at once."""
 _FLAGS: Final = {"true": True, "false": False}
 
 
@@ -38,6 +40,8 @@ def call_context(
         client_address: the caller's network address.
     """
     context = chat_pb2.CallContext(request_id=request_id, client_address=client_address)
+    if _OURS.isdisjoint(headers):
+        return context
     for name, header in _TEXTS.items():
         if header in headers:
             setattr(context, name, _text(headers[header], header))

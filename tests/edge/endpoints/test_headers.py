@@ -2,6 +2,7 @@
 
 import pytest
 
+from edge.endpoints import call_context as call_context_module
 from edge.endpoints.call_context import call_context
 from edge.endpoints.call_headers import duration, served_lines
 from onegate.common.v1 import token_usage_pb2
@@ -65,6 +66,11 @@ def test_a_header_that_cannot_be_understood_is_refused_by_name(header: str, valu
         context(**{header: value})
     assert reason_name(caught.value.reason) == "invalid_request"
     assert caught.value.param == header.replace("_", "-")
+
+
+def test_no_header_is_left_out_of_the_first_look() -> None:
+    known = {value for value in vars(call_context_module).values() if isinstance(value, bytes)}
+    assert known | set(call_context_module._TEXTS.values()) == call_context_module._OURS
 
 
 def parsed(lines: str) -> dict[str, str]:
