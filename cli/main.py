@@ -31,8 +31,8 @@ up`` runs for as long as the gateway and holds none of them.
 """
 
 
-COMMANDS: Final[dict[str, str]] = {}
-"""The module of each single command of that kind, whose ``app`` it is."""
+COMMANDS: Final = {"apply": "apply_app", "diff": "diff_app", "export": "export_app"}
+"""Single commands of that kind, and what they are called in ``cli.declared``."""
 
 
 class Commands(TyperGroup):
@@ -45,7 +45,8 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A command by name."""
         if cmd_name in COMMANDS:
-            found: Any = get_command(importlib.import_module(COMMANDS[cmd_name]).app)
+            module = importlib.import_module("cli.declared")
+            found: Any = get_command(getattr(module, COMMANDS[cmd_name]))
         elif cmd_name in GROUPS:
             found = get_group(importlib.import_module(GROUPS[cmd_name]).app)
         else:
