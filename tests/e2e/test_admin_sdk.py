@@ -286,3 +286,54 @@ def test_data_retention_is_kept_for_the_organisation_and_its_projects(
     assert own.retrieve(project_id).type == "enhanced_zero_data_retention"
     with pytest.raises(openai.BadRequestError):
         own.update(project_id, retention_type="forever")  # type: ignore[arg-type]
+
+
+def test_a_key_is_rotated_disabled_and_used_through_rest(
+    organization: Organization, gateway: Gateway, project_id: str
+) -> None:
+    path = f"/organization/projects/{project_id}/api_keys"
+    _, made = http(gateway, "POST", path, {"name": "ci", "networks": ["127.0.0.0/8"]})
+    own = f"{path}/{made['id']}"
+    status, rotated = http(gateway, "POST", f"{own}/rotate", {"grace_seconds": 3600})
+    assert (status, rotated["id"]) == (200, made["id"])
+    for value in (made["value"], rotated["value"]):
+        wait_until(lambda value=value: chat_status(gateway, value) == "ok", 5.0, "both")
+    assert http(gateway, "POST", f"{own}/disable")[1]["status"] == "disabled"
+    wait_until(lambda: chat_status(gateway, rotated["value"]) == "key_disabled", 5.0, "the stop")
+    status, answer = http_as(gateway, made["value"], "GET", "/models")
+    assert (status, answer["error"]["type"]) == (401, "authentication_error")
+    http(gateway, "POST", f"{own}/enable")
+    wait_until(lambda: chat_status(gateway, rotated["value"]) == "ok", 5.0, "the start")
+    http(gateway, "POST", f"{own}/rotate", {"grace_seconds": 0})
+    for value in (made["value"], rotated["value"]):
+        wait_until(lambda value=value: chat_status(gateway, value) == "invalid_api_key", 5.0, "end")
+    keys = organization.projects.api_keys
+
+    def used() -> bool:
+        return keys.retrieve(made["id"], project_id=project_id).last_used_at is not None
+
+    wait_until(used, 30.0, "the report of a use")
+    http(gateway, "POST", own, {"networks": ["10.0.0.0/8"]})
+    _, third = http(gateway, "POST", f"{own}/rotate", {"grace_seconds": 0})
+    assert chat_status(gateway, third["value"]) == "address_forbidden"
+
+
+def test_limits_of_a_key_and_of_the_organisation_are_in_openais_shape(
+    gateway: Gateway, project_id: str
+) -> None:
+    path = f"/organization/projects/{project_id}/api_keys"
+    _, key = http(gateway, "POST", path, {"name": "ci"})
+    for place in ("/organization/rate_limits", f"{path}/{key['id']}/rate_limits"):
+        body = {"max_requests_per_1_minute": 1000, "max_concurrent_calls": 50}
+        status, limit = http(gateway, "POST", f"{place}/rl-demo%2F*", body)
+        assert (status, limit["model"], limit["max_concurrent_calls"]) == (200, "demo/*", 50)
+        assert [row["id"] for row in http(gateway, "GET", place)[1]["data"]] == ["rl-demo/*"]
+        assert http(gateway, "DELETE", f"{place}/rl-demo%2F*")[1]["deleted"]
+        assert http(gateway, "DELETE", f"{place}/rl-demo%2F*")[0] == 404
+    status, answer = http(
+        gateway, "POST", "/organization/key_policy", {"max_key_lifetime_seconds": 60}
+    )
+    assert (status, answer["max_key_lifetime_seconds"]) == (200, 60)
+    status, answer = http(gateway, "POST", path, {"name": "x", "expires_in_seconds": 61})
+    assert (status, answer["error"]["param"]) == (400, "expires_in_seconds")
+    http(gateway, "POST", "/organization/key_policy", {"max_key_lifetime_seconds": 0})
