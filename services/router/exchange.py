@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from onegate.common.v1 import error_pb2
-from onegate.router.v1 import chat_pb2, chat_service_pb2
+from onegate.router.v1 import chat_pb2
 from runtime import refusals
 from runtime.calls import ServerCall
 from runtime.clock import uuid7
@@ -27,6 +27,7 @@ from services.router.settlement import (
 )
 from services.router.upstream import UpstreamResponse
 from services.router.watchdog import Watch
+from services.router.wire_format import repeated
 
 HELD_EVENTS_MAX: Final = 256
 """How many events are held back in the hope of another deployment before content has come."""
@@ -62,7 +63,8 @@ class Line:
     async def send(self, events: list[chat_pb2.ChatEvent]) -> None:
         """Events that were ready together, as one message."""
         self.sending = True
-        await self.call.send(chat_service_pb2.ChatResponse(events=events).SerializeToString())
+        # A ``ChatResponse``: nothing but events.
+        await self.call.send(repeated([event.SerializeToString() for event in events]))
         self.sending = False
 
 

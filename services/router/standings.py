@@ -2,7 +2,7 @@
 it was settled from.
 
 Most calls of a key to a model are alike: same grant, same deployment, same price, nobody ill. To
-ask the catalogue, the prices and every policy again costs 30 µs, to look that up 3. What depends
+ask the catalogue, the prices and every policy again takes 7.5 µs, to find that 1.2. What depends
 on the call itself is never remembered: fallbacks and wishes about providers, a bound on the cost, a
 class of data, a key that works only from some networks.
 """

@@ -16,7 +16,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from onegate.common.v1 import error_pb2
@@ -35,8 +35,6 @@ IDLE_PLAIN_S: Final = 4.0
 (https://www.uvicorn.org/settings/#timeouts)."""
 LINGER_S: Final = 1.0
 """How long the end of an HTTP body is waited for when the answer in it is over."""
-HEADS_MAX: Final = 256
-"""Forms of request that are remembered for each provider; a model may be part of the path."""
 DECODED_CHUNK_MAX: Final = 256 * 1024
 """How much one read may unpack to, in bytes."""
 
@@ -55,9 +53,6 @@ class Target:
     origin: Origin
     head: bytes
     signer: Signer | None = None
-    heads: dict[tuple[str, str, Headers], bytes] = field(default_factory=dict, compare=False)
-    """Whole heads of requests that were sent before, up to their length: a wire has few forms,
-    and to check and write one anew costs 8 µs."""
 
 
 def target_of(origin: Origin, credential: Headers | Signer) -> Target:
@@ -343,29 +338,16 @@ def _decoder_of(encoding: str) -> _Decoder | None:
 
 
 def _head_of(target: Target, request: UpstreamRequest) -> bytes:
-    """The request's head. Raises INTERNAL for one that may not leave."""
-    form = (request.method, request.path, tuple(request.headers))
-    head = target.heads.get(form)
-    if head is None:
-        head = _checked_head(target, request)
-        if target.signer is None:
-            if len(target.heads) >= HEADS_MAX:
-                target.heads.clear()
-            target.heads[form] = head
-    return b"%b%d\r\n\r\n" % (head, len(request.body))
-
-
-def _checked_head(target: Target, request: UpstreamRequest) -> bytes:
-    """The head as far as the figure of its last line, ``content-length``."""
     check_headers(request.headers)
     check_path(request.path)
     lines = "".join([f"{name}: {value}\r\n" for name, value in request.headers])
-    return b"%s %s%s HTTP/1.1\r\n%s%scontent-length: " % (
+    return b"%s %s%s HTTP/1.1\r\n%s%scontent-length: %d\r\n\r\n" % (
         request.method.encode("ascii"),
         target.origin.path.encode("ascii"),
         request.path.encode("ascii"),
         target.head,
         lines.encode("ascii"),
+        len(request.body),
     )
 
 

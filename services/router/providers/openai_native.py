@@ -240,7 +240,7 @@ def _with_cost(body: bytes, usage: bytes, cost_nano_usd: int) -> bytes:
 
     The cost is put behind the usage's last member, where the usage stands, when it stands there
     once: the same bytes cannot lie within a text, whose quotes are escaped. To take the whole
-    body apart and write it anew takes four times as long.
+    body apart and write it anew takes half as long again, and loses the spaces between members.
     """
     cost = usd(cost_nano_usd).encode()
     if _COST not in usage and body.count(usage) == 1:

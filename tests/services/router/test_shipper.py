@@ -19,7 +19,7 @@ from runtime.rpc import RpcServer, channel
 from runtime.secrets import Secret
 from runtime.sql import open_database
 from services.router import shipper as module
-from services.router.journal import Entry, Journal
+from services.router.journal import Journal
 from services.router.journal_files import Position
 from services.router.shipper import Shipper
 from services.usage.intake import Intake
@@ -293,17 +293,7 @@ async def test_a_defect_of_the_shipper_is_loud(
     def broken(_batch: object) -> bytes:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr(module, "_request", broken)
+    monkeypatch.setattr(module, "repeated", broken)
     async with shipping(tmp_path, usage) as (_, shipper):
         shipper.post(*sealed(record(1)))
         await until(lambda: "no longer sent" in caplog.text, "an alarm")
-
-
-@pytest.mark.parametrize("size", [0, 1, 127, 128, 300, 16_383, 16_384, 70_000])
-def test_the_request_is_what_protobuf_would_write(size: int) -> None:
-    given = [record(number) for number in range(3)]
-    given[1].tokens.extra_json = b"x" * size
-    batch = [Entry(one.SerializeToString(), Position(1, 1)) for one in given]
-    parsed = usage_service_pb2.RecordUsageRequest.FromString(module._request(batch))
-    assert list(parsed.records) == given
-    assert module._request([]) == b""
