@@ -25,6 +25,8 @@ GROUPS: Final = {
     "models": "cli.models",
     "usage": "cli.usage",
     "prices": "cli.prices",
+    "budgets": "cli.budgets",
+    "ledger": "cli.ledger",
 }
 """The module of each group of commands, whose ``app`` it is. Imported when it is used: ``onegate
 up`` runs for as long as the gateway and holds none of them.

@@ -21,6 +21,8 @@ from cli.keys_view import console
 from cli.usage_view import Output, print_prices, print_records, print_summaries
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
+    budget_service_pb2_grpc,
+    ledger_service_pb2_grpc,
     price_service_pb2,
     price_service_pb2_grpc,
     usage_service_pb2,
@@ -72,6 +74,8 @@ class Usage:
 
     usage: usage_service_pb2_grpc.UsageServiceStub
     prices: price_service_pb2_grpc.PriceServiceStub
+    budgets: budget_service_pb2_grpc.BudgetServiceStub
+    ledger: ledger_service_pb2_grpc.LedgerServiceStub
     operator_token: Secret
 
     async def call(self, method: Any, request: Any) -> Any:
@@ -154,6 +158,8 @@ async def _with_usage(settings: Settings, work: Callable[[Usage], Awaitable[T]])
         usage = Usage(
             usage=usage_service_pb2_grpc.UsageServiceStub(line),
             prices=price_service_pb2_grpc.PriceServiceStub(line),
+            budgets=budget_service_pb2_grpc.BudgetServiceStub(line),
+            ledger=ledger_service_pb2_grpc.LedgerServiceStub(line),
             operator_token=token,
         )
         return await work(usage)
