@@ -25,7 +25,7 @@ from services.usage.hold_rows import (
     rewrite,
 )
 from services.usage.holds import Held, Room
-from services.usage.ledger import Tally
+from services.usage.ledger import LedgerError, Tally
 from services.usage.ledger_store import LedgerStore
 
 _LOG = logging.getLogger(__name__)
@@ -84,11 +84,18 @@ class HoldStore:
 
     async def _write(self, work: Work[T]) -> T:
         try:
-            return await self._database.write(work)
-        except IntegrityError:
-            # Another process placed the same hold meanwhile: now it is known.
-            _LOG.debug("a hold was placed twice at the same time")
-            return await self._database.write(work)
+            try:
+                return await self._database.write(work)
+            except IntegrityError:
+                # Another process placed the same hold meanwhile: now it is known.
+                _LOG.debug("a hold was placed twice at the same time")
+                return await self._database.write(work)
+        except LedgerError as error:
+            _LOG.critical("nothing was held or released: %s", error)
+            raise GatewayError(
+                error_pb2.ERROR_REASON_INTERNAL,
+                "The ledger does not add up; nothing was changed. Run `onegate ledger verify`.",
+            ) from error
 
     def _place(
         self, connection: Connection, requests: Sequence[pb.PlaceHoldsRequest]

@@ -15,6 +15,7 @@ from services.usage.budget_board import BudgetBoard
 from services.usage.budget_service import alarm
 from services.usage.budget_store import BudgetStore
 from services.usage.holder_store import LEASE_MS, HolderStore
+from services.usage.ledger import LedgerError
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,6 +77,9 @@ class LedgerKeeper:
                 await self.round()
             except GatewayError as error:
                 _LOG.warning("the ledger is not looked after: %s", error.message)
+            except LedgerError as error:
+                # Nothing was written; holds stay held, which refuses calls but loses no money.
+                _LOG.critical("a lease could not be ended: %s", error)
 
     async def round(self) -> None:
         """What is due now. Raises STORE_UNAVAILABLE."""
