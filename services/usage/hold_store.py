@@ -1,5 +1,6 @@
 """Sets money aside: each hold on all its accounts or on none, a batch in a transaction."""
 
+import json
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,6 @@ from services.usage.hold_rows import (
     NewHold,
     insert_holds,
     locked,
-    matching,
     rewrite,
 )
 from services.usage.holds import Held, Room
@@ -35,6 +35,7 @@ T = TypeVar("T")
 HELD: Final = pb.HOLD_OUTCOME_HELD
 REFUSED: Final = pb.HOLD_OUTCOME_REFUSED
 _PENDING: Final = hold_pb2.HOLD_STATE_PENDING
+_SLICES: Final = "SELECT id, accounts FROM ledger_holds WHERE state = ? AND slice AND NOT returned"
 _RECALL: Final = "UPDATE ledger_holds SET recalled = ? WHERE id = ?"
 
 Placed: TypeAlias = list[pb.HoldAnswer] | GatewayError
@@ -62,13 +63,16 @@ class HoldStore:
 
     async def place(self, requests: Sequence[pb.PlaceHoldsRequest]) -> list[Placed]:
         """Places the holds of many requests in one transaction; what became of each request."""
-        placed, used = await self._write(lambda c: self._place(c, requests))
+        placed, used, lent = await self._write(lambda c: self._place(c, requests))
         self._ledger.remember(used)
+        await self._recall(lent)
         return placed
 
     async def raise_holds(self, request: pb.RaiseHoldsRequest) -> list[pb.HoldAnswer]:
         """Raises holds. Raises CONFLICT when the holder is fenced."""
-        return await self._write(lambda c: self._raise(c, request))
+        answers, lent = await self._write(lambda c: self._raise(c, request))
+        await self._recall(lent)
+        return answers
 
     async def void(self, request: pb.VoidHoldsRequest) -> int:
         """Gives holds back; how many were held. Raises CONFLICT when the holder is fenced."""
@@ -81,6 +85,12 @@ class HoldStore:
     async def return_slice(self, request: pb.ReturnSliceRequest) -> int:
         """Gives a slice back; how much, in nano-USD. Raises CONFLICT when the holder is fenced."""
         return await self._write(lambda c: self._return_slice(c, request))
+
+    async def _recall(self, slices: Collection[str]) -> None:
+        """Calls slices back, in a transaction that locks nothing else."""
+        if slices:
+            rows = [(True, name) for name in slices]
+            await self._database.write(lambda c: run_all(c, _RECALL, rows))
 
     async def _write(self, work: Work[T]) -> T:
         try:
@@ -99,8 +109,10 @@ class HoldStore:
 
     def _place(
         self, connection: Connection, requests: Sequence[pb.PlaceHoldsRequest]
-    ) -> tuple[list[Placed], Collection[str]]:
-        """What became of each request, and the accounts that exist once this commits."""
+    ) -> tuple[list[Placed], Collection[str], Collection[str]]:
+        """What became of each request, the accounts that exist once this commits, and the slices
+        to call back.
+        """
         book = self._ledger.book(connection)
         now_us = self._ledger.now_us(connection)
         fenced = fenced_of(connection, {(r.holder, r.epoch) for r in requests})
@@ -125,10 +137,11 @@ class HoldStore:
             )
         self._ledger.admit(connection, batch.tally)
         insert_holds(connection, batch.new.values(), now_us)
-        recall(connection, batch.refused)
-        return placed, every.keys()
+        return placed, every.keys(), lent_to(connection, batch.refused)
 
-    def _raise(self, connection: Connection, request: pb.RaiseHoldsRequest) -> list[pb.HoldAnswer]:
+    def _raise(
+        self, connection: Connection, request: pb.RaiseHoldsRequest
+    ) -> tuple[list[pb.HoldAnswer], Collection[str]]:
         book = self._ledger.book(connection)
         check_holder(connection, request.holder, request.epoch)
         kept = locked(connection, {one.attempt_id for one in request.raises})
@@ -154,8 +167,7 @@ class HoldStore:
             answers.append(answer)
         self._ledger.admit(connection, tally)
         rewrite(connection, pending)
-        recall(connection, refused)
-        return answers
+        return answers, lent_to(connection, refused)
 
     def _void(self, connection: Connection, request: pb.VoidHoldsRequest) -> int:
         self._ledger.book(connection)
@@ -275,24 +287,26 @@ def tombstone(attempt_id: str, holder: Holder, now_us: int) -> NewHold:
     )
 
 
-def recall(
+def lent_to(
     connection: Connection, refused: Sequence[tuple[pb.HoldAnswer, tuple[str, ...]]]
-) -> None:
-    """Calls the slices back that lie on the accounts of refused holds, and tells their callers to
-    come again.
+) -> Collection[str]:
+    """The slices that lie on the accounts of refused holds, whose callers are told to come again.
+
+    They are only looked at: the accounts are locked by now, and who locks a hold locks it before
+    its accounts.
     """
     short = {name for _, accounts in refused for name in accounts}
     if not short:
-        return
-    slices = matching(connection, "state = ? AND slice AND NOT returned", [_PENDING])
-    recalled = {one.id: one for one in slices.values() if short & set(one.accounts)}
-    if not recalled:
-        return
-    run_all(connection, _RECALL, [(True, name) for name in sorted(recalled)])
-    lent = {name for one in recalled.values() for name in one.accounts}
+        return []
+    slices = {
+        name: {*json.loads(accounts)} for name, accounts in run(connection, _SLICES, [_PENDING])
+    }
+    found = {name: accounts for name, accounts in slices.items() if short & accounts}
+    lent = {name for accounts in found.values() for name in accounts}
     for answer, accounts in refused:
         if lent & set(accounts):
             answer.refusal.retry_after_ms = holds.RECALL_MS
+    return sorted(found)
 
 
 def _placed(
