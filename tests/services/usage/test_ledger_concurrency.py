@@ -11,8 +11,8 @@ from onegate.usage.v1 import hold_service_pb2 as pb
 from onegate.usage.v1.usage_record_pb2 import Reservation
 from runtime.sql import open_database
 from services.usage.store import Verdict
-from tests.services.usage.books import Books, books_on
-from tests.services.usage.records import SteppedClock
+from tests.services.usage.books import PAYER, Books, books_on
+from tests.services.usage.records import SteppedClock, attempt_id
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +35,8 @@ async def test_no_order_of_many_processes_overdraws_or_loses(postgres_dsn: str) 
             ATTEMPTS * BOUND // 4, scope=budget_pb2.BUDGET_SCOPE_ORGANIZATION, subject="org_1"
         )
         spent = await asyncio.gather(
-            *(live(books, place, number) for number, books, place in plan(fleet))
+            *(live(books, place, number) for number, books, place in plan(fleet)),
+            *(borrow(books, place, 1_000 + number) for number, books, place in plan(fleet)[::8]),
         )
         for subject in ("key_1", "org_1"):
             assert await first.stands(subject) == (sum(spent), 0)
@@ -46,6 +47,34 @@ async def test_no_order_of_many_processes_overdraws_or_loses(postgres_dsn: str) 
 
 def plan(fleet: list[Books]) -> list[tuple[int, Books, int]]:
     return [(number, fleet[number % PROCESSES], number % PROCESSES) for number in range(ATTEMPTS)]
+
+
+async def borrow(books: Books, place: int, number: int) -> int:
+    """One slice, given back beside the attempt that was admitted from it; what that cost."""
+    slice_id = attempt_id(number + 1_000)
+    taking = pb.TakeSliceRequest(
+        holder=f"router-{place}",
+        epoch=books.epoch,
+        slice_id=slice_id,
+        payer=pb.Payer(**PAYER),
+        amount_nano_usd=BOUND,
+        lease_ms=60_000,
+    )
+    answer = await books.holds.take_slice(taking)
+    if answer.outcome != pb.HOLD_OUTCOME_HELD:
+        return 0
+    share = answer.amount_nano_usd // 2
+    reservation = Reservation(amount_nano_usd=share, slice_id=slice_id, slice_amount_nano_usd=share)
+    returning = pb.ReturnSliceRequest(
+        holder=f"router-{place}",
+        epoch=books.epoch,
+        slice_id=slice_id,
+        amount_nano_usd=answer.amount_nano_usd - share,
+    )
+    await asyncio.gather(
+        books.settle(number, share, reservation=reservation), books.holds.return_slice(returning)
+    )
+    return share
 
 
 async def live(books: Books, place: int, number: int) -> int:
