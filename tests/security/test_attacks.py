@@ -240,19 +240,28 @@ async def test_a_name_that_turns_to_a_forbidden_address_later_is_not_called(
     async def rebound(*_: Any, **__: Any) -> list[Any]:
         return answers
 
+    loop = asyncio.get_running_loop()
+    connect, connected = loop.create_connection, list[str]()
+
+    async def watched(factory: Any, host: str, *rest: Any, **named: Any) -> Any:
+        connected.append(host)
+        return await connect(factory, host, *rest, **named)
+
+    monkeypatch.setattr(loop, "create_connection", watched)
     upstream = Upstream(SystemClock(), connect_timeout_s=2.0)
     try:
         async with FakeProvider() as good:
             base_url = f"http://provider.example:{good.port}/v1"
             assert origin_of(base_url, private_allowed=False).host == "provider.example"
-            monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", rebound)
+            monkeypatch.setattr(loop, "getaddrinfo", rebound)
             with pytest.raises(GatewayError) as caught:
                 await fetch(upstream, base_url)
+            assert connected == []
             assert caught.value.reason == error_pb2.ERROR_REASON_UPSTREAM_UNREACHABLE
             # The same name, once it leads where one may go.
             answers[:] = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", good.port))]
             status, _ = await fetch(upstream, base_url)
-            assert status == 200
+            assert (status, connected) == (200, ["127.0.0.1"])
     finally:
         upstream.close()
 

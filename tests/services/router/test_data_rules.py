@@ -250,3 +250,18 @@ async def test_a_call_goes_only_where_its_data_may_and_the_row_keeps_the_proof(
     assert (proof.policy_version, proof.data_class) == ("dp-1", "confidential")
     assert (list(proof.regions), proof.retention_days, proof.training) == (["de"], 0, False)
     assert by_model["far/m"].data.data_class == "public"
+
+
+@pytest.mark.anyio
+async def test_every_row_of_a_key_under_a_policy_keeps_the_proof(tmp_path: Path) -> None:
+    """Also those of calls whose decisions are remembered from the first one."""
+    async with FakeProvider() as near:
+        settings = settings_in(tmp_path, provider("near", near, region=("de",)))
+        grant = policy(Rule(level=KEY, class_min="internal", demands=Demands(regions=["eu"])))
+        async with running(settings, PRICED) as rig:
+            key = rig.add_key(data_policy=grant.data_policy)
+            for _ in range(3):
+                assert (await rig.chat(hello("near/m"), key=key)).error is None
+            proofs = [record.data for record in await rig.records(3)]
+    assert {(proof.policy_version, proof.data_class) for proof in proofs} == {("dp-1", "internal")}
+    assert all(list(proof.regions) == ["de"] for proof in proofs)
