@@ -17,14 +17,22 @@ from runtime.errors import GatewayError
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 """The longest status line and headers that are accepted, in bytes."""
-HIGH_WATER: Final = 64 * 1024
+HIGH_WATER: Final = 32 * 1024
+READ_BYTES: Final = 16 * 1024
+"""About how much of a body is given out at once: decoded, it takes several times as much memory,
+here and at the edge, and waits there when the caller has stopped reading.
+"""
+_RECEIVED: Final = memoryview(bytearray(32 * 1024))
+"""Where the kernel's bytes go, for all connections: a buffer is in use only while they are parsed.
+Without, the event loop takes up to 256 KiB at once, however little is wanted.
+"""
 """Above so many unread bytes the provider is stopped; at half of it, it may go on."""
 
 _FIRST_FINAL_STATUS: Final = 200
 _NO_BODY_LENGTH: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A connection: idle, or in one exchange (``send``, ``head``, ``read`` until empty)."""
 
     __slots__ = (
@@ -110,7 +118,7 @@ class Connection(asyncio.Protocol):
             await self._more()
 
     async def read(self) -> bytes:
-        """All of the body that has arrived; empty at its end.
+        """What has arrived of the body, not much more than ``READ_BYTES`` of it; empty at its end.
 
         Raises UPSTREAM_PROTOCOL when the body breaks off, after what did arrive was read.
         """
@@ -120,7 +128,22 @@ class Connection(asyncio.Protocol):
             if self._failure is not None:
                 raise self._failure
             await self._more()
-        return self._taken()
+        return self._taken() if self._unread_bytes <= READ_BYTES else self._some()
+
+    def _some(self) -> bytes:
+        """The first of a lot."""
+        size = taken = 0
+        for chunk in self._chunks:
+            size += len(chunk)
+            taken += 1
+            if size >= READ_BYTES:
+                break
+        data = b"".join(self._chunks[:taken])
+        del self._chunks[:taken]
+        self._unread_bytes -= size
+        if self._paused and self._unread_bytes <= READ_BYTES:
+            self._resume()
+        return data
 
     def _taken(self) -> bytes:
         chunks = self._chunks
@@ -216,15 +239,19 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's own class, not a subclass
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        del sizehint  # what fits is enough: the kernel keeps the rest
+        return _RECEIVED
+
+    def buffer_updated(self, nbytes: int) -> None:
         if not self.busy or self._complete:
             # Nothing was asked: whatever this is, it must not become the next call's answer.
             self._fail(_protocol("The provider sent data that no request asked for."))
             return
         if not self._head_done:
-            self._head_bytes += len(data)
+            self._head_bytes += nbytes
         try:
-            self._parser.feed_data(data)
+            self._parser.feed_data(_RECEIVED[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(_protocol("The provider's answer is not HTTP/1.1."))
             return
