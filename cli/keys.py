@@ -34,6 +34,9 @@ from runtime.secrets import Secret, SecretError, read_secret
 TIMEOUT_S: Final = 10.0
 """How long auth may take for one answer, in seconds."""
 
+WAIT_S: Final = 100.0
+"""How long ``--wait`` waits, in seconds: longer than the usual grace."""
+
 _PAGE_SIZE: Final = 1_000
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _DURATION: Final = re.compile(r"([1-9][0-9]{0,9})([smhdw])")
@@ -93,12 +96,12 @@ class Auth:
     projects: project_service_pb2_grpc.ProjectServiceStub
     operator_token: Secret
 
-    async def call(self, method: Any, request: Any) -> Any:
+    async def call(self, method: Any, request: Any, timeout_s: float = TIMEOUT_S) -> Any:
         """One answer. Raises ``GatewayError``."""
         return await unary(
             method,
             request,
-            timeout_s=TIMEOUT_S,
+            timeout_s=timeout_s,
             metadata=((OPERATOR_KEY, self.operator_token.reveal()),),
             away=error_pb2.ERROR_REASON_AUTH_UNAVAILABLE,
         )
@@ -207,16 +210,27 @@ def show_command(
 def revoke_command(
     context: typer.Context,
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id (key_…).")],
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when it is refused everywhere.")
+    ] = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """End a key for good. It is refused everywhere within a second."""
 
-    async def revoked(auth: Auth) -> key_service_pb2.Key:
-        request = key_service_pb2.RevokeKeyRequest(id=key_id)
-        ended: key_service_pb2.RevokeKeyResponse = await auth.call(auth.keys.RevokeKey, request)
-        return ended.key
+    async def revoked(auth: Auth) -> key_service_pb2.RevokeKeyResponse:
+        wait_ms = int(WAIT_S * 1000) if wait else 0
+        request = key_service_pb2.RevokeKeyRequest(id=key_id, wait=wait, wait_max_ms=wait_ms)
+        timeout_s = TIMEOUT_S + wait_ms / 1000
+        ended: key_service_pb2.RevokeKeyResponse = await auth.call(
+            auth.keys.RevokeKey, request, timeout_s
+        )
+        return ended
 
-    _print_key(_run(context, revoked), output)
+    ended = _run(context, revoked)
+    _print_key(ended.key, output)
+    if ended.unconfirmed:
+        names = ", ".join(watcher.name for watcher in ended.unconfirmed)
+        fail(f"The key has ended, but not everybody has confirmed it: {names}.")
 
 
 def _run(context: typer.Context, work: Callable[[Auth], Awaitable[T]]) -> T:

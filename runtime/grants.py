@@ -20,6 +20,7 @@ from onegate.common.v1 import error_pb2
 from runtime import apikeys
 from runtime.clock import Clock, Entropy, SystemEntropy
 from runtime.errors import GatewayError
+from runtime.grant_acks import AckSender
 from runtime.key_use import REPORT_S, TICK_S, UseReporter
 from runtime.rpc import from_rpc_error, unary
 
@@ -201,6 +202,7 @@ class GrantClient:
         self._clock = clock
         self._grace_s = grace_s
         self._watcher = watcher
+        self._watcher_id = f"{watcher[:64]}/{entropy.bytes(8).hex()}"
         self._entropy = entropy
         self._cache = _Cache()
         self._known = self._cache.by_digest
@@ -212,6 +214,7 @@ class GrantClient:
         self._alive_at = _NEVER
         self._trusted_until = _NEVER
         self._failures = 0
+        self._acks = AckSender(self._stub.AckGrants, clock, self._watcher_id)
         self._uses = UseReporter(self._stub.ReportUse, clock, self._cache.uses)
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -226,9 +229,11 @@ class GrantClient:
         """Starts to watch auth, and to tell it which keys are used."""
         loop = asyncio.get_running_loop()
         watching, telling = loop.create_task(self._watch()), loop.create_task(self._uses.run())
+        acknowledging = loop.create_task(self._acks.run())
         watching.add_done_callback(_report)
         telling.add_done_callback(_report_silence)
-        self._tasks = [watching, telling]
+        acknowledging.add_done_callback(_report_silence)
+        self._tasks = [watching, telling, acknowledging]
 
     async def report_uses(self) -> None:
         """Tells auth at once which keys were used, as far as it is time to tell."""
@@ -240,6 +245,10 @@ class GrantClient:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._cache.clear()
+        self._trusted_until = _NEVER
+        if self.ready and self._failures == 0:
+            await self._acks.leave()
 
     def lookup(self, key: str) -> grant_pb2.Grant | None:
         """The grant when it is known and good now; ``None`` sends the caller to :meth:`get`.
@@ -340,9 +349,9 @@ class GrantClient:
                     asked_at = self._floors.count
                     asked_s = self._clock.monotonic()
                     response = await unary(self._stub.GetGrant, request, timeout_s=LOOKUP_TIMEOUT_S)
-                    grant = response.grant
-                    if self._floors.admits(grant, asked_at) and not self._is_old(digest, grant):
-                        return self._keep(digest, grant, asked_s)
+                    known = self._taken(digest, response.grant, asked_at, asked_s)
+                    if known is not None:
+                        return known
         except TimeoutError:
             return _Miss.AWAY
         except GatewayError as error:
@@ -354,6 +363,14 @@ class GrantClient:
             return _Miss.UNKNOWN
         return _Miss.AWAY
 
+    def _taken(
+        self, digest: bytes, grant: grant_pb2.Grant, asked_at: int, asked_s: float
+    ) -> _Known | None:
+        """Keeps an answer, unless something newer has been heard since it was asked for."""
+        if self._floors.admits(grant, asked_at) and not self._is_old(digest, grant):
+            return self._keep(digest, grant, asked_s)
+        return None
+
     def _is_old(self, digest: bytes, grant: grant_pb2.Grant) -> bool:
         """Whether something newer is known of the key than this answer."""
         known = self._known.get(digest)
@@ -363,7 +380,8 @@ class GrantClient:
         """Keeps an answer."""
         known = self._known.get(digest)
         if known is None or known.grant is not None:
-            known = _Known(grant, asked_s + self._grace_s)
+            # Auth waits for those who watch: without a watch, an answer serves those who asked.
+            known = _Known(grant, min(asked_s + self._grace_s, max(self._trusted_until, asked_s)))
             self._cache.put(digest, known)
         return known
 
@@ -404,18 +422,29 @@ class GrantClient:
         """Applies what auth says until it stops. Raises ``GatewayError`` or ``TimeoutError``."""
         call = self._stub.WatchGrants(
             grant_service_pb2.WatchGrantsRequest(
-                after_revision=self._revision, watcher=self._watcher
+                after_revision=self._revision,
+                watcher=self._watcher,
+                watcher_id=self._watcher_id,
+                trust_ms=int(max(self._grace_s, SILENCE_S) * 1000),
             )
         )
         try:
-            fresh = self._revision == 0
+            fresh, first = self._revision == 0, True
             while True:
                 async with asyncio.timeout(SILENCE_S):
                     news = await call.read()
                 if not isinstance(news, grant_service_pb2.WatchGrantsResponse):
                     return
+                stood_still = not first and self._clock.monotonic() > self._trusted_until
                 self._apply(news, fresh=fresh)
-                fresh = False
+                if stood_still:
+                    # For longer than this process may trust what it knows: what arrives first now
+                    # was said long ago. A new watch hears what is true now.
+                    return
+                self._hear()
+                if first or news.reset or news.changes:
+                    self._acks.tell(self._revision)
+                fresh = first = False
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, away=error_pb2.ERROR_REASON_AUTH_UNAVAILABLE) from error
         finally:
@@ -436,6 +465,9 @@ class GrantClient:
                 # A key that nobody had may work from now on.
                 self._unknown.clear()
         self._revision = news.revision
+
+    def _hear(self) -> None:
+        """Auth lives: what is known goes on working."""
         self._alive_at = self._clock.monotonic()
         # Not "as long as the watch is up": a process that was stopped for an hour finds its watch
         # up when it goes on.
@@ -456,7 +488,7 @@ def _report(watching: "asyncio.Task[None]") -> None:
 def _report_silence(telling: "asyncio.Task[None]") -> None:
     """A defect too; calls go on without it."""
     if not telling.cancelled():
-        _LOG.error("auth is not told any more which keys are used", exc_info=telling.exception())
+        _LOG.error("auth is not told any more what it asks for", exc_info=telling.exception())
 
 
 def _ended(grant: grant_pb2.Grant) -> GatewayError:

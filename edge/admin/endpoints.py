@@ -94,7 +94,7 @@ class AdminEndpoints:
         answer = await unary(
             row.ask,
             message,
-            timeout_s=TIMEOUT_S,
+            timeout_s=TIMEOUT_S + row.route.wait_s(message),
             metadata=metadata,
             away=error_pb2.ERROR_REASON_AUTH_UNAVAILABLE,
         )

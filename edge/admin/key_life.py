@@ -8,6 +8,7 @@ from edge.admin.asked import Asked
 from edge.admin.keys import ADMIN_KEYS, PROJECT_KEYS, admin_key_json, project_key_json
 from edge.admin.projects import PROJECT
 from edge.admin.route import AnyRoute, Json, Route
+from edge.admin.waiting import take_wait, wait_s, with_wait
 from onegate.auth.v1 import grant_pb2
 from onegate.auth.v1 import key_policy_service_pb2 as policy_pb
 from onegate.auth.v1 import key_service_pb2 as pb
@@ -68,6 +69,22 @@ def _update_policy(asked: Asked) -> policy_pb.UpdateKeyPolicyRequest:
     return request
 
 
+def _disable_admin_key(asked: Asked) -> pb.DisableKeyRequest:
+    request = pb.DisableKeyRequest(id=asked.path["key_id"], kind=_ADMIN)
+    take_wait(asked, request)
+    return request
+
+
+def _disable_project_key(asked: Asked) -> pb.DisableKeyRequest:
+    request = pb.DisableKeyRequest(
+        id=asked.path["api_key_id"],
+        kind=grant_pb2.KEY_KIND_PROJECT,
+        project_id=asked.path["project_id"],
+    )
+    take_wait(asked, request)
+    return request
+
+
 _POLICY_ROUTES: Final[tuple[AnyRoute, ...]] = tuple(
     route
     for name, path in (("key_policy", POLICY), ("projects.key_policy", PROJECT_POLICY))
@@ -108,9 +125,10 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         method="POST",
         path=f"{_ADMIN_KEY}/disable",
         rpc="KeyService/DisableKey",
-        request=lambda asked: pb.DisableKeyRequest(id=asked.path["key_id"], kind=_ADMIN),
+        request=_disable_admin_key,
         response=pb.DisableKeyResponse,
-        answer=lambda answer, _: admin_key_json(answer.key),
+        answer=lambda answer, asked: with_wait(answer, asked, admin_key_json(answer.key)),
+        wait_s=wait_s,
     ),
     Route(
         name="admin_api_keys.enable",
@@ -135,13 +153,10 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         method="POST",
         path=f"{_PROJECT_KEY}/disable",
         rpc="KeyService/DisableKey",
-        request=lambda asked: pb.DisableKeyRequest(
-            id=asked.path["api_key_id"],
-            kind=grant_pb2.KEY_KIND_PROJECT,
-            project_id=asked.path["project_id"],
-        ),
+        request=_disable_project_key,
         response=pb.DisableKeyResponse,
-        answer=lambda answer, _: project_key_json(answer.key),
+        answer=lambda answer, asked: with_wait(answer, asked, project_key_json(answer.key)),
+        wait_s=wait_s,
     ),
     Route(
         name="api_keys.enable",

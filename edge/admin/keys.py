@@ -10,6 +10,7 @@ from typing import Any, Final
 from edge.admin.asked import Asked, refused
 from edge.admin.projects import PROJECT
 from edge.admin.route import AnyRoute, Json, Route, deleted, listed, seconds, seconds_or_none
+from edge.admin.waiting import take_wait, wait_s, with_wait
 from onegate.auth.v1 import grant_pb2
 from onegate.auth.v1 import key_service_pb2 as pb
 
@@ -240,6 +241,22 @@ def _project_key(asked: Asked) -> pb.GetKeyRequest:
     )
 
 
+def _revoke_admin_key(asked: Asked) -> pb.RevokeKeyRequest:
+    request = pb.RevokeKeyRequest(id=asked.path["key_id"], kind=_ADMIN)
+    take_wait(asked, request)
+    return request
+
+
+def _revoke_project_key(asked: Asked) -> pb.RevokeKeyRequest:
+    request = pb.RevokeKeyRequest(
+        id=asked.path["api_key_id"],
+        kind=grant_pb2.KEY_KIND_PROJECT,
+        project_id=asked.path["project_id"],
+    )
+    take_wait(asked, request)
+    return request
+
+
 ROUTES: Final[tuple[AnyRoute, ...]] = (
     Route(
         name="admin_api_keys.list",
@@ -286,9 +303,12 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         method="DELETE",
         path=f"{ADMIN_KEYS}/{{key_id}}",
         rpc="KeyService/RevokeKey",
-        request=lambda asked: pb.RevokeKeyRequest(id=asked.path["key_id"], kind=_ADMIN),
+        request=_revoke_admin_key,
         response=pb.RevokeKeyResponse,
-        answer=lambda answer, _: deleted("organization.admin_api_key.deleted", answer.key.id),
+        answer=lambda answer, asked: with_wait(
+            answer, asked, deleted("organization.admin_api_key.deleted", answer.key.id)
+        ),
+        wait_s=wait_s,
     ),
     Route(
         name="api_keys.list",
@@ -333,12 +353,11 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
         method="DELETE",
         path=f"{PROJECT_KEYS}/{{api_key_id}}",
         rpc="KeyService/RevokeKey",
-        request=lambda asked: pb.RevokeKeyRequest(
-            id=asked.path["api_key_id"],
-            kind=grant_pb2.KEY_KIND_PROJECT,
-            project_id=asked.path["project_id"],
-        ),
+        request=_revoke_project_key,
         response=pb.RevokeKeyResponse,
-        answer=lambda answer, _: deleted("organization.project.api_key.deleted", answer.key.id),
+        answer=lambda answer, asked: with_wait(
+            answer, asked, deleted("organization.project.api_key.deleted", answer.key.id)
+        ),
+        wait_s=wait_s,
     ),
 )

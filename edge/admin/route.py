@@ -26,6 +26,7 @@ class Route(Generic[Q, A]):
         request: what is asked of auth.
         response: the type of auth's answer.
         answer: that answer as JSON.
+        wait_s: how much longer than usual auth may take, in seconds, for what is asked.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Route(Generic[Q, A]):
     request: Callable[[Asked], Q]
     response: type[A]
     answer: Callable[[A, Asked], Json]
+    wait_s: Callable[[Q], float] = lambda _: 0.0
 
 
 AnyRoute = Route[Any, Any]

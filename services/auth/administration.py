@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 import grpc
 
-from onegate.auth.v1 import grant_pb2
+from onegate.auth.v1 import grant_pb2, key_service_pb2
 from onegate.common.v1 import error_pb2
 from runtime import apikeys
 from runtime.errors import GatewayError, reason_name
@@ -38,6 +38,7 @@ from services.auth.records import (
     Session,
 )
 from services.auth.watch import Feed
+from services.auth.watchers import Watchers
 
 ADDRESS_KEY: Final = "x-onegate-client-address"
 """Metadata: the network address that the edge was called from."""
@@ -254,10 +255,13 @@ class Deed:
 class Administration:
     """Does what callers ask, each in one transaction, and tells watchers of it."""
 
-    def __init__(self, identity: Identity, operator_token: Secret, feed: Feed) -> None:
+    def __init__(
+        self, identity: Identity, operator_token: Secret, feed: Feed, watchers: Watchers
+    ) -> None:
         self.identity = identity
         self._operator_token = operator_token
         self._feed = feed
+        self._watchers = watchers
         self._minute = 0
         self._refusals: collections.Counter[bytes | None] = collections.Counter()
 
@@ -275,6 +279,27 @@ class Administration:
             # read again soon.
             _LOG.warning("watchers will learn of a change later: %s", error.message)
         return answer
+
+    async def unconfirmed(
+        self, revision: int, wait_max_ms: int
+    ) -> list[key_service_pb2.UnconfirmedWatcher]:
+        """Waits until a change that was made is in force at every router and edge, or can only be
+        in force by now. Says who had not confirmed it when the wait ended.
+
+        Args:
+            revision: of the change.
+            wait_max_ms: the longest to wait; 0 for as long as it takes.
+
+        Raises STORE_UNAVAILABLE when it cannot be known; the change is kept all the same.
+        """
+        wait_max_s = wait_max_ms / 1000 if wait_max_ms > 0 else float("inf")
+        since_s = self._watchers.now_s()
+        behind = await self._watchers.confirmed(revision, since_s, wait_max_s)
+        found = []
+        for watcher in behind:
+            found.append(key_service_pb2.UnconfirmedWatcher(name=watcher.name))
+            found[-1].refuses_by.FromDatetime(watcher.refuses_by)
+        return found
 
     async def _perform(self, context: Context, work: Callable[[Deed], T], transact: Any) -> T:
         caller = self._caller(context)

@@ -180,3 +180,20 @@ class AuditHeadRecord:
     id: str
     sequence: int
     mac: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatcherRecord:
+    """A router or edge that watches for changes.
+
+    Args:
+        revision: everything up to it is in force there.
+        trust_ms: how long it goes by what it knows after the last word of auth.
+        refuses_by: from then on it goes by nothing, unless it watches again.
+    """
+
+    id: str
+    name: str
+    revision: int
+    trust_ms: int
+    refuses_by: datetime

@@ -106,3 +106,11 @@ KEY_LIFE: Final = (
     "CREATE INDEX former_secrets_by_key ON former_secrets (key_id)",
 )
 """Rotation, disabling, last use, lifetimes, and limits and models of whole organisations."""
+
+WATCHERS: Final = (
+    (
+        f"CREATE TABLE watchers (id VARCHAR(128) PRIMARY KEY, name VARCHAR(128) NOT NULL,"
+        f" revision {_TIME}, trust_ms {_TIME}, refuses_by_us {_TIME})"
+    ),
+)
+"""Routers and edges, and which changes each has confirmed."""

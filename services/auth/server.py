@@ -31,6 +31,7 @@ from services.auth.desks.table import DESKS
 from services.auth.identity import Identity, identity_of, prepare
 from services.auth.records import Lineage, Session
 from services.auth.watch import Feed
+from services.auth.watchers import Watchers
 
 USES_MAX: Final = 1_000
 """Of how many keys a process may tell at once that they were used."""
@@ -47,9 +48,10 @@ _LOG = logging.getLogger(__name__)
 class GrantService(grant_service_pb2_grpc.GrantServiceServicer):
     """Answers what a key may do and says when that changes."""
 
-    def __init__(self, identity: Identity, feed: Feed) -> None:
+    def __init__(self, identity: Identity, feed: Feed, watchers: Watchers) -> None:
         self._identity = identity
         self._feed = feed
+        self._watchers = watchers
 
     async def GetGrant(
         self, request: grant_service_pb2.GetGrantRequest, _context: Context
@@ -100,9 +102,25 @@ class GrantService(grant_service_pb2_grpc.GrantServiceServicer):
     ) -> AsyncGenerator[grant_service_pb2.WatchGrantsResponse, None]:
         """Every change from now on."""
         _LOG.info("%r watches", request.watcher)
-        async with aclosing(self._feed.watch(request.after_revision)) as news:
-            async for response in news:
-                yield response
+        watcher_id = request.watcher_id
+        if watcher_id:
+            await self._watchers.enter(watcher_id, request.watcher, request.trust_ms / 1000)
+        try:
+            async with aclosing(self._feed.watch(request.after_revision)) as news:
+                async for response in news:
+                    yield response
+        finally:
+            if watcher_id:
+                self._watchers.leave(watcher_id)
+
+    async def AckGrants(
+        self, request: grant_service_pb2.AckGrantsRequest, _context: Context
+    ) -> grant_service_pb2.AckGrantsResponse:
+        """Notes what is in force at a watcher."""
+        await self._watchers.acknowledge(
+            request.watcher_id, request.revision, leaving=request.leaving
+        )
+        return grant_service_pb2.AckGrantsResponse()
 
 
 def _note_uses(uses: Mapping[str, datetime], session: Session) -> None:
@@ -126,7 +144,8 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
             return
         operator_token = FileSecrets(entropy).read_or_make(settings.rpc.operator_token_file)
         feed = Feed(identity.store, clock)
-        server = serve(identity, feed, operator_token, RpcServer(settings.rpc, "auth"))
+        watchers = Watchers(identity.store, clock)
+        server = serve(identity, feed, watchers, operator_token, RpcServer(settings.rpc, "auth"))
         await server.start(settings.auth.listen)
         closing.push_async_callback(server.stop, STOP_GRACE_S)
         if settings.telemetry.metrics_address:
@@ -135,6 +154,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(feed.run()),
+                tasks.create_task(watchers.run()),
                 tasks.create_task(follow_store(server, feed.age_s, clock)),
             ]
             ready()
@@ -150,12 +170,15 @@ def _metrics(feed: Feed) -> Metrics:
     return metrics
 
 
-def serve(identity: Identity, feed: Feed, operator_token: Secret, server: RpcServer) -> RpcServer:
+def serve(
+    identity: Identity, feed: Feed, watchers: Watchers, operator_token: Secret, server: RpcServer
+) -> RpcServer:
     """The server with auth's services added."""
-    administration = Administration(identity, operator_token, feed)
+    administration = Administration(identity, operator_token, feed, watchers)
     for add, desk in DESKS:
         server.add(add, desk(administration))
     server.add(
-        grant_service_pb2_grpc.add_GrantServiceServicer_to_server, GrantService(identity, feed)
+        grant_service_pb2_grpc.add_GrantServiceServicer_to_server,
+        GrantService(identity, feed, watchers),
     )
     return server

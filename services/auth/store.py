@@ -218,6 +218,7 @@ MIGRATIONS: Final = (
     Migration(version=3, statements=schema.PEOPLE),
     Migration(version=4, statements=schema.AUDIT),
     Migration(version=5, statements=schema.KEY_LIFE),
+    Migration(version=6, statements=schema.WATCHERS),
 )
 
 _TYPES: Final[Mapping[object, TypeEngine[Any]]] = {
@@ -278,6 +279,7 @@ _TABLE_OF: Final[Mapping[type[Any], Table]] = {
     objects.AssignmentRecord: _table("role_assignments", objects.AssignmentRecord),
     objects.AuditRecord: _table("audit_events", objects.AuditRecord),
     objects.AuditHeadRecord: _table("audit_heads", objects.AuditHeadRecord),
+    objects.WatcherRecord: _table("watchers", objects.WatcherRecord),
 }
 _COLUMNS: Final[Mapping[type[Any], Mapping[str, Column[Any]]]] = {
     record: {

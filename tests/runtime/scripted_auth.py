@@ -35,6 +35,7 @@ class ScriptedAuth(grant_service_pb2_grpc.GrantServiceServicer):
         self.revision = 10
         self.watches: list[asyncio.Queue[Response | None]] = []
         self.after: list[int] = []
+        self.acked: list[int] = []
         self.first: Callable[[], Response] | None = None
 
     def add(self, key: str, version: int = 1, **fields: Any) -> grant_pb2.Grant:
@@ -79,6 +80,12 @@ class ScriptedAuth(grant_service_pb2_grpc.GrantServiceServicer):
             raise self.failure
         self.uses.append({use.key_id: use.used_at_s for use in request.uses})
         return grant_service_pb2.ReportUseResponse()
+
+    async def AckGrants(
+        self, request: grant_service_pb2.AckGrantsRequest, _context: Any
+    ) -> grant_service_pb2.AckGrantsResponse:
+        self.acked.append(request.revision)
+        return grant_service_pb2.AckGrantsResponse()
 
     async def WatchGrants(
         self, request: grant_service_pb2.WatchGrantsRequest, _context: Any

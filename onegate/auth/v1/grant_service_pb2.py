@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from onegate.auth.v1 import grant_pb2 as onegate_dot_auth_dot_v1_dot_grant__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#onegate/auth/v1/grant_service.proto\x12\x0fonegate.auth.v1\x1a\x1bonegate/auth/v1/grant.proto\"%\n\x0fGetGrantRequest\x12\x12\n\nkey_digest\x18\x01 \x01(\x0c\"9\n\x10GetGrantResponse\x12%\n\x05grant\x18\x01 \x01(\x0b\x32\x16.onegate.auth.v1.Grant\"=\n\x12WatchGrantsRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03\x12\x0f\n\x07watcher\x18\x02 \x01(\t\"e\n\x13WatchGrantsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12-\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1c.onegate.auth.v1.GrantChange\x12\r\n\x05reset\x18\x03 \x01(\x08\"?\n\x0bGrantChange\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\"9\n\x10ReportUseRequest\x12%\n\x04uses\x18\x01 \x03(\x0b\x32\x17.onegate.auth.v1.KeyUse\"+\n\x06KeyUse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\tused_at_s\x18\x02 \x01(\x03\"\x13\n\x11ReportUseResponse2\x8f\x02\n\x0cGrantService\x12O\n\x08GetGrant\x12 .onegate.auth.v1.GetGrantRequest\x1a!.onegate.auth.v1.GetGrantResponse\x12Z\n\x0bWatchGrants\x12#.onegate.auth.v1.WatchGrantsRequest\x1a$.onegate.auth.v1.WatchGrantsResponse0\x01\x12R\n\tReportUse\x12!.onegate.auth.v1.ReportUseRequest\x1a\".onegate.auth.v1.ReportUseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#onegate/auth/v1/grant_service.proto\x12\x0fonegate.auth.v1\x1a\x1bonegate/auth/v1/grant.proto\"%\n\x0fGetGrantRequest\x12\x12\n\nkey_digest\x18\x01 \x01(\x0c\"9\n\x10GetGrantResponse\x12%\n\x05grant\x18\x01 \x01(\x0b\x32\x16.onegate.auth.v1.Grant\"c\n\x12WatchGrantsRequest\x12\x16\n\x0e\x61\x66ter_revision\x18\x01 \x01(\x03\x12\x0f\n\x07watcher\x18\x02 \x01(\t\x12\x12\n\nwatcher_id\x18\x03 \x01(\t\x12\x10\n\x08trust_ms\x18\x04 \x01(\x03\"e\n\x13WatchGrantsResponse\x12\x10\n\x08revision\x18\x01 \x01(\x03\x12-\n\x07\x63hanges\x18\x02 \x03(\x0b\x32\x1c.onegate.auth.v1.GrantChange\x12\r\n\x05reset\x18\x03 \x01(\x08\"?\n\x0bGrantChange\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07revoked\x18\x03 \x01(\x08\"9\n\x10ReportUseRequest\x12%\n\x04uses\x18\x01 \x03(\x0b\x32\x17.onegate.auth.v1.KeyUse\"+\n\x06KeyUse\x12\x0e\n\x06key_id\x18\x01 \x01(\t\x12\x11\n\tused_at_s\x18\x02 \x01(\x03\"\x13\n\x11ReportUseResponse\"I\n\x10\x41\x63kGrantsRequest\x12\x12\n\nwatcher_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\x0f\n\x07leaving\x18\x03 \x01(\x08\"\x13\n\x11\x41\x63kGrantsResponse2\xe3\x02\n\x0cGrantService\x12O\n\x08GetGrant\x12 .onegate.auth.v1.GetGrantRequest\x1a!.onegate.auth.v1.GetGrantResponse\x12Z\n\x0bWatchGrants\x12#.onegate.auth.v1.WatchGrantsRequest\x1a$.onegate.auth.v1.WatchGrantsResponse0\x01\x12R\n\tAckGrants\x12!.onegate.auth.v1.AckGrantsRequest\x1a\".onegate.auth.v1.AckGrantsResponse\x12R\n\tReportUse\x12!.onegate.auth.v1.ReportUseRequest\x1a\".onegate.auth.v1.ReportUseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,17 +37,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETGRANTRESPONSE']._serialized_start=124
   _globals['_GETGRANTRESPONSE']._serialized_end=181
   _globals['_WATCHGRANTSREQUEST']._serialized_start=183
-  _globals['_WATCHGRANTSREQUEST']._serialized_end=244
-  _globals['_WATCHGRANTSRESPONSE']._serialized_start=246
-  _globals['_WATCHGRANTSRESPONSE']._serialized_end=347
-  _globals['_GRANTCHANGE']._serialized_start=349
-  _globals['_GRANTCHANGE']._serialized_end=412
-  _globals['_REPORTUSEREQUEST']._serialized_start=414
-  _globals['_REPORTUSEREQUEST']._serialized_end=471
-  _globals['_KEYUSE']._serialized_start=473
-  _globals['_KEYUSE']._serialized_end=516
-  _globals['_REPORTUSERESPONSE']._serialized_start=518
-  _globals['_REPORTUSERESPONSE']._serialized_end=537
-  _globals['_GRANTSERVICE']._serialized_start=540
-  _globals['_GRANTSERVICE']._serialized_end=811
+  _globals['_WATCHGRANTSREQUEST']._serialized_end=282
+  _globals['_WATCHGRANTSRESPONSE']._serialized_start=284
+  _globals['_WATCHGRANTSRESPONSE']._serialized_end=385
+  _globals['_GRANTCHANGE']._serialized_start=387
+  _globals['_GRANTCHANGE']._serialized_end=450
+  _globals['_REPORTUSEREQUEST']._serialized_start=452
+  _globals['_REPORTUSEREQUEST']._serialized_end=509
+  _globals['_KEYUSE']._serialized_start=511
+  _globals['_KEYUSE']._serialized_end=554
+  _globals['_REPORTUSERESPONSE']._serialized_start=556
+  _globals['_REPORTUSERESPONSE']._serialized_end=575
+  _globals['_ACKGRANTSREQUEST']._serialized_start=577
+  _globals['_ACKGRANTSREQUEST']._serialized_end=650
+  _globals['_ACKGRANTSRESPONSE']._serialized_start=652
+  _globals['_ACKGRANTSRESPONSE']._serialized_end=671
+  _globals['_GRANTSERVICE']._serialized_start=674
+  _globals['_GRANTSERVICE']._serialized_end=1029
 # @@protoc_insertion_point(module_scope)

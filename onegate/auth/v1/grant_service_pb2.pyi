@@ -73,19 +73,27 @@ class WatchGrantsRequest(_message.Message):
 
     AFTER_REVISION_FIELD_NUMBER: _builtins.int
     WATCHER_FIELD_NUMBER: _builtins.int
+    WATCHER_ID_FIELD_NUMBER: _builtins.int
+    TRUST_MS_FIELD_NUMBER: _builtins.int
     after_revision: _builtins.int
     """The last revision that the watcher has seen; 0 when it holds nothing."""
     watcher: _builtins.str
     """Which process watches (`router-0`), for operators."""
+    watcher_id: _builtins.str
+    """Names this watcher alone, in every stream that it opens and in what it acknowledges; at most 128 characters."""
+    trust_ms: _builtins.int
+    """How long it goes by what it knows after the last word of auth."""
     def __init__(
         self,
         *,
         after_revision: _builtins.int = ...,
         watcher: _builtins.str = ...,
+        watcher_id: _builtins.str = ...,
+        trust_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "watcher", b"watcher"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "trust_ms", b"trust_ms", "watcher", b"watcher", "watcher_id", b"watcher_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -219,3 +227,50 @@ class ReportUseResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReportUseResponse: _TypeAlias = ReportUseResponse  # noqa: Y015
+
+@_typing.final
+class AckGrantsRequest(_message.Message):
+    """What a watcher has taken in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WATCHER_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    LEAVING_FIELD_NUMBER: _builtins.int
+    watcher_id: _builtins.str
+    """The watcher's own name, as in its watch."""
+    revision: _builtins.int
+    """Everything up to this revision is in force there."""
+    leaving: _builtins.bool
+    """It ends and admits nothing any more: nobody need wait for it."""
+    def __init__(
+        self,
+        *,
+        watcher_id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        leaving: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaving", b"leaving", "revision", b"revision", "watcher_id", b"watcher_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AckGrantsRequest: _TypeAlias = AckGrantsRequest  # noqa: Y015
+
+@_typing.final
+class AckGrantsResponse(_message.Message):
+    """It is noted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AckGrantsResponse: _TypeAlias = AckGrantsResponse  # noqa: Y015

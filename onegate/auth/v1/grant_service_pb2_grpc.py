@@ -45,6 +45,11 @@ class GrantServiceStub:
                 request_serializer=onegate_dot_auth_dot_v1_dot_grant__service__pb2.WatchGrantsRequest.SerializeToString,
                 response_deserializer=onegate_dot_auth_dot_v1_dot_grant__service__pb2.WatchGrantsResponse.FromString,
                 _registered_method=True)
+        self.AckGrants = channel.unary_unary(
+                '/onegate.auth.v1.GrantService/AckGrants',
+                request_serializer=onegate_dot_auth_dot_v1_dot_grant__service__pb2.AckGrantsRequest.SerializeToString,
+                response_deserializer=onegate_dot_auth_dot_v1_dot_grant__service__pb2.AckGrantsResponse.FromString,
+                _registered_method=True)
         self.ReportUse = channel.unary_unary(
                 '/onegate.auth.v1.GrantService/ReportUse',
                 request_serializer=onegate_dot_auth_dot_v1_dot_grant__service__pb2.ReportUseRequest.SerializeToString,
@@ -70,6 +75,13 @@ class GrantServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AckGrants(self, request, context):
+        """Says up to which revision a watcher refuses what it was told to refuse.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ReportUse(self, request, context):
         """Says which keys were used. Told in batches, at most once a minute of each key and process.
         """
@@ -89,6 +101,11 @@ def add_GrantServiceServicer_to_server(servicer, server):
                     servicer.WatchGrants,
                     request_deserializer=onegate_dot_auth_dot_v1_dot_grant__service__pb2.WatchGrantsRequest.FromString,
                     response_serializer=onegate_dot_auth_dot_v1_dot_grant__service__pb2.WatchGrantsResponse.SerializeToString,
+            ),
+            'AckGrants': grpc.unary_unary_rpc_method_handler(
+                    servicer.AckGrants,
+                    request_deserializer=onegate_dot_auth_dot_v1_dot_grant__service__pb2.AckGrantsRequest.FromString,
+                    response_serializer=onegate_dot_auth_dot_v1_dot_grant__service__pb2.AckGrantsResponse.SerializeToString,
             ),
             'ReportUse': grpc.unary_unary_rpc_method_handler(
                     servicer.ReportUse,
@@ -151,6 +168,33 @@ class GrantService:
             '/onegate.auth.v1.GrantService/WatchGrants',
             onegate_dot_auth_dot_v1_dot_grant__service__pb2.WatchGrantsRequest.SerializeToString,
             onegate_dot_auth_dot_v1_dot_grant__service__pb2.WatchGrantsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AckGrants(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.auth.v1.GrantService/AckGrants',
+            onegate_dot_auth_dot_v1_dot_grant__service__pb2.AckGrantsRequest.SerializeToString,
+            onegate_dot_auth_dot_v1_dot_grant__service__pb2.AckGrantsResponse.FromString,
             options,
             channel_credentials,
             insecure,

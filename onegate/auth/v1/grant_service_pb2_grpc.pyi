@@ -20,6 +20,8 @@ class GrantServiceStub:
     """The grant of one key, or INVALID_API_KEY. Asked once per key and process; then changes are pushed."""
     WatchGrants: _aio.UnaryStreamMultiCallable[_grant_service_pb2.WatchGrantsRequest, _grant_service_pb2.WatchGrantsResponse]
     """Every change from now on, and a heartbeat at least each 5 s so that silence is noticed."""
+    AckGrants: _aio.UnaryUnaryMultiCallable[_grant_service_pb2.AckGrantsRequest, _grant_service_pb2.AckGrantsResponse]
+    """Says up to which revision a watcher refuses what it was told to refuse."""
     ReportUse: _aio.UnaryUnaryMultiCallable[_grant_service_pb2.ReportUseRequest, _grant_service_pb2.ReportUseResponse]
     """Says which keys were used. Told in batches, at most once a minute of each key and process."""
 
@@ -41,6 +43,14 @@ class GrantServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_grant_service_pb2.WatchGrantsRequest, _abc.AsyncIterator[_grant_service_pb2.WatchGrantsResponse]],
     ) -> _abc.AsyncIterator[_grant_service_pb2.WatchGrantsResponse]:
         """Every change from now on, and a heartbeat at least each 5 s so that silence is noticed."""
+
+    @_abc_1.abstractmethod
+    def AckGrants(
+        self,
+        request: _grant_service_pb2.AckGrantsRequest,
+        context: _aio.ServicerContext[_grant_service_pb2.AckGrantsRequest, _abc.Awaitable[_grant_service_pb2.AckGrantsResponse]],
+    ) -> _abc.Awaitable[_grant_service_pb2.AckGrantsResponse]:
+        """Says up to which revision a watcher refuses what it was told to refuse."""
 
     @_abc_1.abstractmethod
     def ReportUse(

@@ -555,22 +555,32 @@ class RevokeKeyRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     PROJECT_ID_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    WAIT_MAX_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The key's id."""
     kind: _grant_pb2.KeyKind.ValueType
     """Only when it is of this kind; any kind when not set."""
     project_id: _builtins.str
     """Only when it belongs to this project; any when empty."""
+    wait: _builtins.bool
+    """Answer only when every router and edge has confirmed that it refuses the key, or can only refuse it by now."""
+    wait_max_ms: _builtins.int
+    """The longest to wait, in milliseconds; 0 for as long as it takes, which is never longer than the watchers' grace and
+    some seconds.
+    """
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         kind: _grant_pb2.KeyKind.ValueType = ...,
         project_id: _builtins.str = ...,
+        wait: _builtins.bool = ...,
+        wait_max_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "project_id", b"project_id", "wait", b"wait", "wait_max_ms", b"wait_max_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -583,18 +593,24 @@ class RevokeKeyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
+    UNCONFIRMED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key(self) -> Global___Key:
         """The key, with `revoked_at` set."""
+
+    @_builtins.property
+    def unconfirmed(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnconfirmedWatcher]:
+        """Who had not confirmed when the wait ended, if it was asked for."""
 
     def __init__(
         self,
         *,
         key: Global___Key | None = ...,
+        unconfirmed: _abc.Iterable[Global___UnconfirmedWatcher] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "unconfirmed", b"unconfirmed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -909,22 +925,32 @@ class DisableKeyRequest(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
     PROJECT_ID_FIELD_NUMBER: _builtins.int
+    WAIT_FIELD_NUMBER: _builtins.int
+    WAIT_MAX_MS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The key's id."""
     kind: _grant_pb2.KeyKind.ValueType
     """Only when it is of this kind; any kind when not set."""
     project_id: _builtins.str
     """Only when it belongs to this project; any when empty."""
+    wait: _builtins.bool
+    """Answer only when every router and edge has confirmed that it refuses the key, or can only refuse it by now."""
+    wait_max_ms: _builtins.int
+    """The longest to wait, in milliseconds; 0 for as long as it takes, which is never longer than the watchers' grace and
+    some seconds.
+    """
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         kind: _grant_pb2.KeyKind.ValueType = ...,
         project_id: _builtins.str = ...,
+        wait: _builtins.bool = ...,
+        wait_max_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "project_id", b"project_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "project_id", b"project_id", "wait", b"wait", "wait_max_ms", b"wait_max_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -937,18 +963,24 @@ class DisableKeyResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     KEY_FIELD_NUMBER: _builtins.int
+    UNCONFIRMED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def key(self) -> Global___Key:
         """The key, with `disabled_at` set."""
+
+    @_builtins.property
+    def unconfirmed(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnconfirmedWatcher]:
+        """Who had not confirmed when the wait ended, if it was asked for."""
 
     def __init__(
         self,
         *,
         key: Global___Key | None = ...,
+        unconfirmed: _abc.Iterable[Global___UnconfirmedWatcher] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "unconfirmed", b"unconfirmed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1007,3 +1039,31 @@ class EnableKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EnableKeyResponse: _TypeAlias = EnableKeyResponse  # noqa: Y015
+
+@_typing.final
+class UnconfirmedWatcher(_message.Message):
+    """A router or edge that may not have heard of a change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REFUSES_BY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it is called."""
+    @_builtins.property
+    def refuses_by(self) -> _timestamp_pb2.Timestamp:
+        """From when on it refuses the key in any case."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        refuses_by: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["refuses_by", b"refuses_by"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "refuses_by", b"refuses_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnconfirmedWatcher: _TypeAlias = UnconfirmedWatcher  # noqa: Y015

@@ -124,7 +124,8 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
             key = _key(deed, _named(request), "disable")
             return shown(deed, [key_changes.switched(deed, key, on=False)])[0]
 
-        return pb.DisableKeyResponse(key=await self._administration.change(context, work))
+        key = await self._administration.change(context, work)
+        return pb.DisableKeyResponse(key=key, unconfirmed=await self._wait(key, request))
 
     async def EnableKey(
         self, request: pb.EnableKeyRequest, context: Context
@@ -146,7 +147,16 @@ class KeyService(key_service_pb2_grpc.KeyServiceServicer):
             key = _key(deed, _named(request), "revoke")
             return keys.key_message(end_key(deed, key))
 
-        return pb.RevokeKeyResponse(key=await self._administration.change(context, work))
+        key = await self._administration.change(context, work)
+        return pb.RevokeKeyResponse(key=key, unconfirmed=await self._wait(key, request))
+
+    async def _wait(
+        self, key: pb.Key, request: pb.RevokeKeyRequest | pb.DisableKeyRequest
+    ) -> list[pb.UnconfirmedWatcher]:
+        """Who may not have heard that the key is refused, once the wait that was asked for ends."""
+        if not request.wait:
+            return []
+        return await self._administration.unconfirmed(key.version, request.wait_max_ms)
 
 
 def make_key(deed: Deed, asked: NewKey) -> tuple[str, KeyRecord, bool]:

@@ -26,6 +26,7 @@ from services.auth.bootstrap import Bootstrap, bootstrap
 from services.auth.identity import Identity
 from services.auth.server import run, serve
 from services.auth.watch import Feed
+from services.auth.watchers import Watchers
 from tests.services.auth.ports import ENTROPY, SteppedClock, auth_settings, opened, until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -59,6 +60,16 @@ class Peer:
         """Ends a key as the operator does."""
         request = key_service_pb2.RevokeKeyRequest(id=key_id)
         return (await unary(self.keys.RevokeKey, request, timeout_s=5, metadata=OPERATOR)).key
+
+    async def revoke_everywhere(
+        self, key_id: str, wait_max_ms: int = 0
+    ) -> key_service_pb2.RevokeKeyResponse:
+        """Ends a key and waits until it is refused everywhere."""
+        request = key_service_pb2.RevokeKeyRequest(id=key_id, wait=True, wait_max_ms=wait_max_ms)
+        answer: key_service_pb2.RevokeKeyResponse = await unary(
+            self.keys.RevokeKey, request, timeout_s=60, metadata=OPERATOR
+        )
+        return answer
 
     @asynccontextmanager
     async def clients(
@@ -107,7 +118,8 @@ async def auth(
     first = await bootstrap(Settings(auth=auth_settings(directory)), SteppedClock(), ENTROPY)
     async with opened(directory, clock) as identity:
         feed = Feed(identity.store, SystemClock())
-        server = serve(identity, feed, Secret(TOKEN), RpcServer(RpcSettings(), name))
+        watchers = Watchers(identity.store, SystemClock())
+        server = serve(identity, feed, watchers, Secret(TOKEN), RpcServer(RpcSettings(), name))
         address = "127.0.0.1:0" if tcp else f"unix:{directory}/{name}.sock"
         port = await server.start(address)
         following = asyncio.create_task(feed.run() if follows else feed.refresh())

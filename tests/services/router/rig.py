@@ -91,6 +91,11 @@ class FakeAuth(grant_service_pb2_grpc.GrantServiceServicer):
     ) -> grant_service_pb2.ReportUseResponse:
         return grant_service_pb2.ReportUseResponse()
 
+    async def AckGrants(  # noqa: N802
+        self, request: grant_service_pb2.AckGrantsRequest, context: Context
+    ) -> grant_service_pb2.AckGrantsResponse:
+        return grant_service_pb2.AckGrantsResponse()
+
     async def WatchGrants(  # noqa: N802
         self, request: grant_service_pb2.WatchGrantsRequest, context: Context
     ) -> AsyncIterator[grant_service_pb2.WatchGrantsResponse]:
