@@ -103,6 +103,7 @@ class RouterSettings:
     attempts_max: int = field(default=3, metadata=between(1, 10))
     retry_budget: float = field(default=0.1, metadata=between(0, 1))
     calls_max: int = field(default=2000, metadata=between(1, 1_000_000))
+    output_tokens_cap: int = field(default=8192, metadata=between(256, 10_000_000))
     discovery_interval_s: float = field(default=3600.0, metadata=between(0.1, 7 * DAY_S))
     drain_timeout_s: float = field(default=300.0, metadata=between(0, 3600))
 

@@ -23,6 +23,8 @@ MESSAGE_TOKENS: Final = 16
 """What the frame of a message or a tool may add beside its text."""
 BYTES_PER_TOKEN: Final = 4
 """How many bytes of text a token has on average; for guesses, never for bounds."""
+OUTPUT_TOKENS_MAX: Final = 2**31 - 1
+"""Where output costs nothing, no cap is needed."""
 OUTPUT_TOKENS_GUESS: Final = 1024
 """What an answer is taken for when nothing bounds it, where a rate limit needs a figure."""
 
@@ -102,6 +104,29 @@ def exceeds(request: chat_pb2.ChatRequest, input_tokens: int, output_tokens: int
     return input_tokens > request.ByteSize() and input_tokens > input_tokens_bound(request)
 
 
+def output_tokens_guess(request: chat_pb2.ChatRequest) -> int:
+    """About how many tokens the output will have."""
+    bound = output_tokens_bound(request, 0)
+    guess = OUTPUT_TOKENS_GUESS * max(request.choices, 1)
+    return guess if bound is None else min(bound, guess)
+
+
+def output_tokens_for(
+    request: chat_pb2.ChatRequest,
+    sheet: price_pb2.PriceSheet,
+    amount_nano_usd: int,
+    context_max: int,
+) -> int:
+    """How many tokens each choice may have at most, so that :func:`cost_bound` stays within an
+    amount; 0 when not even the input does.
+    """
+    fixed, rate = _charged(request, sheet, context_max)
+    left = amount_nano_usd * _PER - fixed
+    if left <= 0:
+        return 0
+    return OUTPUT_TOKENS_MAX if rate == 0 else left // rate // max(request.choices, 1)
+
+
 def cost_bound(
     request: chat_pb2.ChatRequest,
     sheet: price_pb2.PriceSheet | None,
@@ -126,14 +151,20 @@ def cost_bound(
     searches = any(rate.meter == price_pb2.METER_WEB_SEARCHES for rate in sheet.rates)
     if output is None or (searches and _may_search(request)):
         return None
+    fixed, rate = _charged(request, sheet, context_max)
+    return -(-(fixed + output * rate) // _PER)
+
+
+def _charged(
+    request: chat_pb2.ChatRequest, sheet: price_pb2.PriceSheet, context_max: int
+) -> tuple[int, int]:
+    """The most that input and request cost, and the dearest rate of output, both in nano-USD times
+    a million.
+    """
     inputs = input_tokens_within(request, context_max)
     rates = [rate for rate in sheet.rates if rate.above_input_tokens < max(inputs, 1)]
-    total = (
-        inputs * _dearest(rates, _INPUT)
-        + output * _dearest(rates, _OUTPUT)
-        + _dearest(rates, frozenset({price_pb2.METER_REQUESTS}))
-    )
-    return -(-total // _PER)
+    requests = _dearest(rates, frozenset({price_pb2.METER_REQUESTS}))
+    return inputs * _dearest(rates, _INPUT) + requests, _dearest(rates, _OUTPUT)
 
 
 def _dearest(rates: Iterable[price_pb2.Rate], meters: frozenset[int]) -> int:

@@ -29,6 +29,7 @@ from services.router.limits import Ticket
 from services.router.parts import Parts
 from services.router.planning import Excluded, Plan, make_plan
 from services.router.providers.base import Exchange
+from services.router.purse import Purse
 from services.router.retries import Step, pause_s, step_after
 from services.router.settlement import Attempt, Caller, Terms
 
@@ -57,6 +58,8 @@ class ChatCall:
     _caller: Caller
     _data: CallData
     _line: Line
+    _purse: Purse | None = None
+    _request_id: str
 
     def __init__(self, parts: Parts, call: ServerCall, *, tells_all: bool = False) -> None:
         """``tells_all``: a dry run also tells what the key may not know, to an operator."""
@@ -83,9 +86,12 @@ class ChatCall:
         request_id = request.context.request_id or uuid7(int(now_unix_s * 1000), parts.entropy)
         self._grant = grant
         self._caller = Caller(grant, request, request_id)
+        self._request_id = request_id
         if request.context.dry_run:
             await self._explain(await self._asked(now_unix_s, now_s), now_unix_s, now_s)
             return
+        if parts.purses is not None:
+            self._purse = parts.purses.of(grant, request)
         plan = await self._settled(now_unix_s, now_s)
         tokens, model = partial(bounds.tokens_guess, request), plan.candidates[0].id
         if grant.rate_limits and parts.shared_limits is not None:
@@ -281,15 +287,25 @@ class ChatCall:
             exchange = Exchange(
                 request=request, model=deployment.model, cost=attempt.cost, native=native
             )
-            return Prepared(
-                attempt=attempt,
-                provider=provider,
-                exchange=exchange,
-                outgoing=wire.request(exchange),
-            )
+            prepared = Prepared(attempt, provider, exchange, wire.request(exchange))
+            return prepared if self._purse is None else await self._paid(self._purse, prepared)
         except GatewayError as why:
             self._excluded.append(Excluded(model=deployment.id, why=why))
             return why
+
+    async def _paid(self, purse: Purse, prepared: Prepared) -> Prepared:
+        """The attempt with money set aside for it, capped where that demands it. Raises why there
+        is none.
+        """
+        attempt, provider, exchange, outgoing, _ = prepared
+        left_s = self._line.deadline_s - self._parts.clock.monotonic()
+        hold = await purse.reserve(exchange.request, self._request_id, attempt.terms, left_s)
+        if hold is None:
+            return prepared
+        if hold.output_tokens_cap:
+            exchange = _capped(exchange, hold.output_tokens_cap)
+            outgoing = provider.wire.request(exchange)
+        return Prepared(attempt, provider, exchange, outgoing, hold)
 
     async def _typed_form(self) -> chat_pb2.ChatRequest:
         """The request in no dialect; asked for once."""
@@ -349,6 +365,14 @@ class ChatCall:
         failure.attempts = self._line.attempts
         failure.excluded = [out.to_proto() for out in self._excluded]
         return failure
+
+
+def _capped(exchange: Exchange, output_tokens_max: int) -> Exchange:
+    """The call with a cap of output."""
+    request = chat_pb2.ChatRequest()
+    request.CopyFrom(exchange.request)
+    request.output_tokens_max = output_tokens_max
+    return exchange._replace(request=request, output_tokens_cap=output_tokens_max)
 
 
 def _decoded(payload: bytes) -> chat_pb2.ChatRequest:

@@ -18,6 +18,7 @@ from runtime.errors import GatewayError
 from services.router.limits import Ticket
 from services.router.parts import Parts, Provider
 from services.router.providers.base import Exchange, Stream, UpstreamRequest
+from services.router.purse import Hold
 from services.router.settlement import (
     PROGRESS_BYTES,
     PROGRESS_S,
@@ -75,6 +76,7 @@ class Prepared(NamedTuple):
     provider: Provider
     exchange: Exchange
     outgoing: UpstreamRequest
+    hold: Hold | None = None
 
 
 class ProviderCall:
@@ -87,6 +89,7 @@ class ProviderCall:
         self._provider = prepared.provider
         self._exchange = prepared.exchange
         self._outgoing = prepared.outgoing
+        self._hold = prepared.hold
         self._progress: Progress = NoProgress()
 
     async def run(self) -> None:
@@ -97,9 +100,18 @@ class ProviderCall:
         parts, line, attempt = self._parts, self._line, self._attempt
         now_s = parts.clock.monotonic()
         now_unix_s = line.began_unix_s + (now_s - line.began_s)
-        attempt_id = uuid7(int(now_unix_s * 1000), parts.entropy)
+        hold = self._hold
+        if hold is None:
+            attempt_id = uuid7(int(now_unix_s * 1000), parts.entropy)
+        else:
+            attempt_id, attempt.reservation = hold.attempt_id, hold.reservation
         attempt.begin(attempt_id, len(line.attempts) + 1, now_unix_s, now_s)
-        parts.journal.dispatched(attempt_id, attempt.content)
+        try:
+            parts.journal.dispatched(attempt_id, attempt.content)
+        except GatewayError:
+            if hold is not None:
+                hold.release()
+            raise
         settings = parts.settings
         stream = self._exchange.request.stream
         line.allow(settings.first_byte_timeout_s if stream else settings.answer_timeout_s, now_s)
@@ -170,8 +182,8 @@ class ProviderCall:
                 response.finish()
                 self._completed(stream, now_s)
                 events.append(self._metered())
-            else:
-                notes.take(stream, now_s)
+            elif notes.take(stream, now_s) and self._hold is not None:
+                await self._hold.cover(notes.cost_nano_usd)
             if events:
                 line.allow(stall_s, now_s)
                 await line.send(events)
@@ -268,20 +280,24 @@ class ProviderCall:
 class _Notes:
     """Tells the journal now and then how far a stream got."""
 
-    __slots__ = ("_attempt", "_bytes", "_journal", "_next_s")
+    __slots__ = ("_attempt", "_bytes", "_journal", "_next_s", "cost_nano_usd")
 
     def __init__(self, parts: Parts, attempt: Attempt, now_s: float) -> None:
         self._journal = parts.journal
         self._attempt = attempt
         self._bytes = PROGRESS_BYTES
         self._next_s = now_s + PROGRESS_S
+        self.cost_nano_usd = 0
+        """What the last note says."""
 
-    def take(self, stream: Stream, now_s: float) -> None:
-        """Writes a note when one is due."""
+    def take(self, stream: Stream, now_s: float) -> bool:
+        """Writes a note when one is due; whether it was."""
         if stream.output_bytes < self._bytes and now_s < self._next_s:
-            return
+            return False
         self._bytes = stream.output_bytes + PROGRESS_BYTES
         self._next_s = now_s + PROGRESS_S
         attempt = self._attempt
-        tokens = attempt.so_far(stream)
-        self._journal.progress(attempt.attempt_id, tokens, attempt.cost(tokens))
+        tokens = attempt.at_least(stream)
+        self.cost_nano_usd = attempt.cost(tokens)
+        self._journal.progress(attempt.attempt_id, tokens, self.cost_nano_usd)
+        return True

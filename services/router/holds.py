@@ -144,17 +144,23 @@ class Holds:
         if slice_id := self._slices.take(key, wish.amount_nano_usd, now_s):
             return Reserved(amount_nano_usd=wish.amount_nano_usd, slice_id=slice_id)
         self._check_broke(key, wish, now_s)
+        amount = await self.place_own(wish)
+        if amount:
+            self._want_slice(key, wish)
+        return Reserved(amount_nano_usd=amount)
+
+    async def place_own(self, wish: Wish) -> int:
+        """Sets money aside under the attempt's own id; how much. Raises as :meth:`place`."""
         answer = await self._ask(wish)
         match answer.outcome:
             case pb.HOLD_OUTCOME_HELD:
-                self._want_slice(key, wish)
-                return Reserved(amount_nano_usd=answer.amount_nano_usd)
+                return int(answer.amount_nano_usd)
             case pb.HOLD_OUTCOME_NOT_NEEDED:
-                return Reserved(amount_nano_usd=0)
+                return 0
             case pb.HOLD_OUTCOME_REFUSED:
                 refusal = exhausted(answer.refusal, self._clock.now().timestamp())
                 if not answer.refusal.retry_after_ms:
-                    self._remember(key, wish, refusal)
+                    self._remember(payer_key(wish.payer), wish, refusal)
                 raise refusal
             case _:
                 raise _unavailable("the usage service gave no clear answer.")
@@ -177,11 +183,10 @@ class Holds:
             raise exhausted(answer.refusal, self._clock.now().timestamp())
         return int(answer.amount_nano_usd)
 
-    def void(self, wish: Wish, reserved: Reserved | None = None) -> None:
+    def void(self, wish: Wish, slice_id: str = "") -> None:
         """Nothing was sent: gives the hold back. One of a slice only in the turn of its taking."""
-        if reserved is not None and reserved.slice_id:
-            key = payer_key(wish.payer)
-            self._slices.give_back(key, reserved.slice_id, reserved.amount_nano_usd)
+        if slice_id:
+            self._slices.give_back(payer_key(wish.payer), slice_id, wish.amount_nano_usd)
             return
         self._voids[wish.attempt_id] = None
         self._voiding.set()

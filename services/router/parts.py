@@ -15,6 +15,7 @@ from services.router.health import Health, RetryBudget
 from services.router.limits import Limits
 from services.router.meters import Meters
 from services.router.providers.base import UpstreamRequest, Wire
+from services.router.purse import Purses
 from services.router.shared_limits import SharedLimits
 from services.router.standings import Standings
 from services.router.upstream import Target, Upstream
@@ -109,5 +110,7 @@ class Parts:
     meters: Meters
     shared_limits: SharedLimits | None = None
     """Where several routers count together."""
+    purses: Purses | None = None
+    """What sets money aside for calls that budgets count."""
     cooldowns: SharedCooldowns | None = None
     """Where several routers tell each other who cools down."""

@@ -8,22 +8,27 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import grpc
+
 from onegate.auth.v1 import key_service_pb2_grpc
 from onegate.router.v1 import explain_service_pb2_grpc, model_service_pb2_grpc
 from runtime.clock import Clock, Entropy, PooledEntropy, SystemClock
-from runtime.config import ProviderSettings, Settings, environment
+from runtime.config import ProviderSettings, RouterSettings, Settings, environment
 from runtime.credentials import credential
 from runtime.grants import GrantClient
 from runtime.metrics import Metrics, serve_metrics
 from runtime.rpc import RpcServer, channel
 from runtime.secrets import SecretError, read_secret
 from services.router import demo
+from services.router.budget_watch import BudgetWatch
 from services.router.catalog import Catalog
 from services.router.configured import Configured, configure, with_demo
 from services.router.discovery import Discovery
+from services.router.epochs import Epoch
 from services.router.execution import ChatExecution
 from services.router.explain_service import ExplainService
 from services.router.health import Health, RetryBudget
+from services.router.holds import Holds
 from services.router.journal import Journal
 from services.router.limits import Limits
 from services.router.meters import Meters
@@ -31,6 +36,7 @@ from services.router.model_service import ModelService
 from services.router.parts import Parts
 from services.router.pricebook import PriceBook
 from services.router.providers import PROVIDERS
+from services.router.purse import Purses
 from services.router.sharing import share
 from services.router.shipper import Shipper
 from services.router.standings import Standings
@@ -68,10 +74,16 @@ class _Router:
     """The long-lived parts, as far as starting and stopping needs them."""
 
     def __init__(
-        self, grants: GrantClient, prices: PriceBook, parts: Parts, rpc: RpcServer
+        self,
+        grants: GrantClient,
+        prices: PriceBook,
+        purses: Purses,
+        parts: Parts,
+        rpc: RpcServer,
     ) -> None:
         self.grants = grants
         self.prices = prices
+        self.purses = purses
         self.parts = parts
         self.rpc = rpc
 
@@ -100,6 +112,7 @@ class _Router:
         stack.callback(upstream.close)
         configured = await _configured(settings.providers, stack, clock, entropy)
         catalog = Catalog(configured.known, prices)
+        purses = _purses(settings.router, journal, usage, (clock, entropy), stack)
         parts = Parts(
             settings=own,
             clock=clock,
@@ -119,9 +132,29 @@ class _Router:
             meters=Meters(metrics),
             shared_limits=shared.limits,
             cooldowns=shared.cooldowns,
+            purses=purses,
         )
         explain = ExplainService(parts, key_service_pb2_grpc.KeyServiceStub(auth))
-        return cls(grants, prices, parts, await _serve(settings, parts, explain, stack))
+        return cls(grants, prices, purses, parts, await _serve(settings, parts, explain, stack))
+
+
+def _purses(
+    own: RouterSettings,
+    journal: Journal,
+    usage: grpc.aio.Channel,
+    ports: tuple[Clock, Entropy],
+    stack: AsyncExitStack,
+) -> Purses:
+    """What holds money at usage: this life's epoch, its holds, and the budgets that want them."""
+    clock, entropy = ports
+    epoch = Epoch(own.name, journal, usage, clock)
+    holds = Holds(usage, epoch, clock, entropy)
+    epoch.recall = holds.recall
+    watch = BudgetWatch(usage, clock, own.name, holds.recall)
+    for part in (epoch, holds, watch):
+        part.start()
+        stack.push_async_callback(part.close)
+    return Purses(watch, holds, (clock, entropy), own.output_tokens_cap)
 
 
 async def _configured(
@@ -184,7 +217,7 @@ def _operator_token(file: str) -> str:
 
 async def _heard(router: _Router, stop: asyncio.Event) -> bool:
     """Waits until auth and usage have been heard; false when the process is to stop before."""
-    while not (router.grants.ready and router.prices.ready):
+    while not (router.grants.ready and router.prices.ready and router.purses.ready):
         try:
             async with asyncio.timeout(READY_CHECK_S):
                 await stop.wait()

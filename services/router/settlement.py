@@ -165,6 +165,7 @@ class Attempt:
         "first_byte_s",
         "first_token_us",
         "outcome",
+        "reservation",
         "terms",
         "tokens",
         "upstream_status",
@@ -179,6 +180,8 @@ class Attempt:
         self.deployment = terms.deployment
         self.cost: Cost = _nothing if terms.sheet is None else PinnedPrice(terms.sheet)
         self.attempt_id = ""
+        self.reservation: usage_record_pb2.Reservation | None = None
+        """What is set aside for it; ``None`` when no budget counts it."""
         self.tokens = TokenUsage()
         self.cost_nano_usd = 0
         self.outcome = usage_record_pb2.OUTCOME_UNSPECIFIED
@@ -222,8 +225,10 @@ class Attempt:
         self._who = self.terms.record + record.SerializeToString()
         # What stands in if this process dies before it knows more.
         tokens = TokenUsage(input_tokens=caller.input_tokens_guess, estimated=True)
+        if self.reservation is not None:
+            self._add_unseen(tokens)
         self._figures = UsageRecord(
-            tokens=tokens, cost_nano_usd=self.cost(tokens)
+            tokens=tokens, cost_nano_usd=self.cost(tokens), reservation=self.reservation
         ).SerializeToString()
 
     def first_byte(self, status: int, now_s: float) -> None:
@@ -255,6 +260,22 @@ class Attempt:
             tokens.estimated = True
             tokens.output_tokens = max(tokens.output_tokens, guess)
         return tokens
+
+    def at_least(self, progress: Progress) -> TokenUsage:
+        """What stands in for the figures if this process dies now. Where money is set aside, what
+        may have been produced unseen is in it: a budget must not forget it.
+        """
+        tokens = self.so_far(progress)
+        if self.reservation is not None:
+            self._add_unseen(tokens)
+        return tokens
+
+    def _add_unseen(self, tokens: TokenUsage) -> None:
+        unseen = PROGRESS_BYTES // BYTES_PER_TOKEN
+        most = bounds.output_tokens_bound(self._caller.request, 0)
+        tokens.output_tokens += unseen
+        if most is not None:
+            tokens.output_tokens = min(tokens.output_tokens, most)
 
     def overran(self) -> bool:
         """Whether the provider reported more than the call can have: the truth is posted, and
@@ -314,6 +335,7 @@ class Attempt:
             certainty=self.certainty,
             upstream_request_id=progress.upstream_id,
             finish_reason=progress.finish_reason,
+            reservation=self.reservation,
         ).SerializeToString()
         self.finished = True
 

@@ -32,6 +32,8 @@ class Exchange(NamedTuple):
     model: str
     cost: Cost
     native: bool = False
+    output_tokens_cap: int = 0
+    """What a native body must name as its cap of output; 0 leaves it as it is."""
 
 
 class UpstreamRequest(NamedTuple):

@@ -40,6 +40,7 @@ GATEWAY_FIELDS: Final = ("models", "provider")
 """Request fields that steer the gateway; no provider sees them."""
 
 DONE: Final = b"[DONE]"
+_OUTPUT_CAP: Final = "max_completion_tokens"
 _NULL: Final = msgspec.Raw(b"null")
 _NOTHING: Final = msgspec.Raw()
 _ANY: Final = msgspec.json.Decoder()
@@ -92,6 +93,8 @@ def native_body(row: Compatible, exchange: Exchange) -> bytes:
     for name in GATEWAY_FIELDS:
         body.pop(name, None)
     body["model"] = exchange.model
+    if exchange.output_tokens_cap:
+        body[_OUTPUT_CAP] = exchange.output_tokens_cap
     if request.stream and row.stream_usage:
         asked = body.get("stream_options", _NULL)
         options: dict[str, Any] = {}

@@ -16,6 +16,8 @@ from onegate.auth.v1 import grant_pb2, grant_service_pb2, grant_service_pb2_grpc
 from onegate.common.v1 import content_pb2, error_pb2
 from onegate.router.v1 import chat_pb2, chat_service_pb2
 from onegate.usage.v1 import (
+    budget_service_pb2,
+    budget_service_pb2_grpc,
     price_pb2,
     price_service_pb2,
     price_service_pb2_grpc,
@@ -141,6 +143,38 @@ class FakePrices(price_service_pb2_grpc.PriceServiceServicer):
         self, request: price_service_pb2.ListPriceChangesRequest, context: Context
     ) -> price_service_pb2.ListPriceChangesResponse:
         raise NotImplementedError
+
+
+class FakeBudgets(budget_service_pb2_grpc.BudgetServiceServicer):
+    """There are none."""
+
+    async def WatchBudgets(  # noqa: N802
+        self, request: budget_service_pb2.WatchBudgetsRequest, context: Any
+    ) -> AsyncIterator[budget_service_pb2.WatchBudgetsResponse]:
+        yield budget_service_pb2.WatchBudgetsResponse(complete=True)
+        while True:
+            await asyncio.sleep(2)
+            yield budget_service_pb2.WatchBudgetsResponse()
+
+    async def SetBudget(  # noqa: N802
+        self, request: budget_service_pb2.SetBudgetRequest, context: Any
+    ) -> budget_service_pb2.SetBudgetResponse:
+        raise AssertionError("routers set no budgets")
+
+    async def ListBudgets(  # noqa: N802
+        self, request: budget_service_pb2.ListBudgetsRequest, context: Any
+    ) -> budget_service_pb2.ListBudgetsResponse:
+        raise AssertionError("routers follow budgets")
+
+    async def DeleteBudget(  # noqa: N802
+        self, request: budget_service_pb2.DeleteBudgetRequest, context: Any
+    ) -> budget_service_pb2.DeleteBudgetResponse:
+        raise AssertionError("routers end no budgets")
+
+    async def ListBalances(  # noqa: N802
+        self, request: budget_service_pb2.ListBalancesRequest, context: Any
+    ) -> budget_service_pb2.ListBalancesResponse:
+        raise AssertionError("routers ask for holds, not for balances")
 
 
 class FakeUsage(usage_service_pb2_grpc.UsageServiceServicer):
@@ -362,6 +396,7 @@ async def running(
         auth = RpcServer(settings.rpc, "auth")
         auth.add(grant_service_pb2_grpc.add_GrantServiceServicer_to_server, rig.auth)
         usage = RpcServer(settings.rpc, "usage")
+        usage.add(budget_service_pb2_grpc.add_BudgetServiceServicer_to_server, FakeBudgets())
         usage.add(price_service_pb2_grpc.add_PriceServiceServicer_to_server, rig.prices)
         usage.add(usage_service_pb2_grpc.add_UsageServiceServicer_to_server, rig.usage)
         for peer, address in ((auth, settings.router.auth), (usage, settings.router.usage)):

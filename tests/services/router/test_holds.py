@@ -195,7 +195,7 @@ async def test_what_was_not_sent_is_given_back(tmp_path: Path) -> None:
         wish = router.wish(100)
         reserved = await router.holds.place(wish)
         assert isinstance(await placed(router, router.wish(1)), GatewayError)
-        router.holds.void(wish, reserved)
+        router.holds.void(wish, reserved.slice_id)
         await until_held(usage, 0)
         # What was refused a moment ago is refused for a second, whatever happens meanwhile.
         await asyncio.sleep(1.0)
