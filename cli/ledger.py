@@ -22,13 +22,16 @@ def ledger_command() -> None:
 @app.command("verify")
 def verify_command(
     context: typer.Context,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Put the balances that differ right.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="JSON for programs.")] = False,
 ) -> None:
     """Rebuild every balance from its entries and holds, and compare; fails when one differs."""
 
     async def work(usage: Usage) -> pb.VerifyLedgerResponse:
         found: pb.VerifyLedgerResponse = await usage.call(
-            usage.ledger.VerifyLedger, pb.VerifyLedgerRequest()
+            usage.ledger.VerifyLedger, pb.VerifyLedgerRequest(rebuild=rebuild)
         )
         return found
 
@@ -40,6 +43,7 @@ def verify_command(
                 "transactions": found.transactions,
                 "holds": found.holds,
                 "overruns": found.overruns,
+                "rebuilt": found.rebuilt,
                 "uncertain_usd": usd(found.uncertain_nano_usd),
                 "faults": [
                     {
@@ -58,6 +62,8 @@ def verify_command(
             f"{found.accounts:,} accounts, {found.transactions:,} transactions,"
             f" {found.holds:,} open holds, {found.overruns:,} overruns, {uncertain} USD uncertain."
         )
+    if found.rebuilt:
+        console().print(f"{found.rebuilt:,} accounts were put right.")
     if found.faults:
         first = found.faults[0]
         fail(

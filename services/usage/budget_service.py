@@ -128,13 +128,16 @@ class LedgerService(ledger_service_pb2_grpc.LedgerServiceServicer):
         self._busy = asyncio.Lock()
 
     async def VerifyLedger(
-        self, _request: ledger_service_pb2.VerifyLedgerRequest, context: Context
+        self, request: ledger_service_pb2.VerifyLedgerRequest, context: Context
     ) -> ledger_service_pb2.VerifyLedgerResponse:
         """Compares everything; one at a time."""
         require_operator(context, self._operator_token.reveal())
         async with self._busy:
             found = await self._check.verify()
-        alarm(found)
+            alarm(found)
+            if request.rebuild and found.faults:
+                found.rebuilt = await self._check.rebuild()
+                _LOG.warning("the balances of %d accounts were put right", found.rebuilt)
         return found
 
 

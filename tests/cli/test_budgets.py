@@ -1,6 +1,8 @@
 """``onegate budgets`` and ``onegate ledger`` against a real usage service in its own process."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,13 @@ def test_a_budget_is_set_shown_and_deleted(tmp_path: Path) -> None:
         assert "12.50" in invoke(tmp_path, "budgets", "show").stdout
         verified = json.loads(invoke(tmp_path, "ledger", "verify", "--json").stdout)
         assert (verified["accounts"], verified["faults"]) == (1, [])
+        with closing(sqlite3.connect(tmp_path / "usage.db")) as spoiling:
+            spoiling.execute("UPDATE ledger_accounts SET posted_nano_usd = 7")
+            spoiling.commit()
+        assert "kept as 7" in invoke(tmp_path, "ledger", "verify").stderr
+        assert (
+            "1 accounts were put right" in invoke(tmp_path, "ledger", "verify", "--rebuild").stdout
+        )
         assert "1 accounts" in invoke(tmp_path, "ledger", "verify").stdout
         assert invoke(tmp_path, "budgets", "delete", shown["id"]).exit_code == 0
         assert json.loads(invoke(tmp_path, "budgets", "list", "--json").stdout) == []

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%onegate/usage/v1/ledger_service.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n\x13VerifyLedgerRequest\"\xdb\x01\n\x14VerifyLedgerResponse\x12\x10\n\x08\x61\x63\x63ounts\x18\x01 \x01(\x03\x12\x14\n\x0ctransactions\x18\x02 \x01(\x03\x12\r\n\x05holds\x18\x03 \x01(\x03\x12-\n\x06\x66\x61ults\x18\x04 \x03(\x0b\x32\x1d.onegate.usage.v1.LedgerFault\x12\x10\n\x08overruns\x18\x05 \x01(\x03\x12\x1a\n\x12uncertain_nano_usd\x18\x06 \x01(\x03\x12/\n\x0bverified_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"]\n\x0bLedgerFault\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x15\n\rkept_nano_usd\x18\x03 \x01(\x03\x12\x18\n\x10rebuilt_nano_usd\x18\x04 \x01(\x03\x32n\n\rLedgerService\x12]\n\x0cVerifyLedger\x12%.onegate.usage.v1.VerifyLedgerRequest\x1a&.onegate.usage.v1.VerifyLedgerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%onegate/usage/v1/ledger_service.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"&\n\x13VerifyLedgerRequest\x12\x0f\n\x07rebuild\x18\x01 \x01(\x08\"\xec\x01\n\x14VerifyLedgerResponse\x12\x10\n\x08\x61\x63\x63ounts\x18\x01 \x01(\x03\x12\x14\n\x0ctransactions\x18\x02 \x01(\x03\x12\r\n\x05holds\x18\x03 \x01(\x03\x12-\n\x06\x66\x61ults\x18\x04 \x03(\x0b\x32\x1d.onegate.usage.v1.LedgerFault\x12\x10\n\x08overruns\x18\x05 \x01(\x03\x12\x1a\n\x12uncertain_nano_usd\x18\x06 \x01(\x03\x12/\n\x0bverified_at\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07rebuilt\x18\x08 \x01(\x03\"]\n\x0bLedgerFault\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12\x0c\n\x04what\x18\x02 \x01(\t\x12\x15\n\rkept_nano_usd\x18\x03 \x01(\x03\x12\x18\n\x10rebuilt_nano_usd\x18\x04 \x01(\x03\x32n\n\rLedgerService\x12]\n\x0cVerifyLedger\x12%.onegate.usage.v1.VerifyLedgerRequest\x1a&.onegate.usage.v1.VerifyLedgerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'onegate.usage.v1.ledger_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_VERIFYLEDGERREQUEST']._serialized_start=92
-  _globals['_VERIFYLEDGERREQUEST']._serialized_end=113
-  _globals['_VERIFYLEDGERRESPONSE']._serialized_start=116
-  _globals['_VERIFYLEDGERRESPONSE']._serialized_end=335
-  _globals['_LEDGERFAULT']._serialized_start=337
-  _globals['_LEDGERFAULT']._serialized_end=430
-  _globals['_LEDGERSERVICE']._serialized_start=432
-  _globals['_LEDGERSERVICE']._serialized_end=542
+  _globals['_VERIFYLEDGERREQUEST']._serialized_end=130
+  _globals['_VERIFYLEDGERRESPONSE']._serialized_start=133
+  _globals['_VERIFYLEDGERRESPONSE']._serialized_end=369
+  _globals['_LEDGERFAULT']._serialized_start=371
+  _globals['_LEDGERFAULT']._serialized_end=464
+  _globals['_LEDGERSERVICE']._serialized_start=466
+  _globals['_LEDGERSERVICE']._serialized_end=576
 # @@protoc_insertion_point(module_scope)

@@ -25,12 +25,17 @@ class VerifyLedgerRequest(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    REBUILD_FIELD_NUMBER: _builtins.int
+    rebuild: _builtins.bool
+    """Afterwards, puts the balances that differ right: they are what their entries and holds add up to."""
     def __init__(
         self,
+        *,
+        rebuild: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rebuild", b"rebuild"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -49,6 +54,7 @@ class VerifyLedgerResponse(_message.Message):
     OVERRUNS_FIELD_NUMBER: _builtins.int
     UNCERTAIN_NANO_USD_FIELD_NUMBER: _builtins.int
     VERIFIED_AT_FIELD_NUMBER: _builtins.int
+    REBUILT_FIELD_NUMBER: _builtins.int
     accounts: _builtins.int
     """How many accounts were compared."""
     transactions: _builtins.int
@@ -59,6 +65,8 @@ class VerifyLedgerResponse(_message.Message):
     """How many attempts cost more than was set aside for them."""
     uncertain_nano_usd: _builtins.int
     """What is posted as uncertain and not corrected yet, in nano-USD over all accounts."""
+    rebuilt: _builtins.int
+    """How many accounts were put right."""
     @_builtins.property
     def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___LedgerFault]:
         """What does not fit, at most 1,000."""
@@ -77,10 +85,11 @@ class VerifyLedgerResponse(_message.Message):
         overruns: _builtins.int = ...,
         uncertain_nano_usd: _builtins.int = ...,
         verified_at: _timestamp_pb2.Timestamp | None = ...,
+        rebuilt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["verified_at", b"verified_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "faults", b"faults", "holds", b"holds", "overruns", b"overruns", "transactions", b"transactions", "uncertain_nano_usd", b"uncertain_nano_usd", "verified_at", b"verified_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounts", b"accounts", "faults", b"faults", "holds", b"holds", "overruns", b"overruns", "rebuilt", b"rebuilt", "transactions", b"transactions", "uncertain_nano_usd", b"uncertain_nano_usd", "verified_at", b"verified_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
