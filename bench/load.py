@@ -22,6 +22,8 @@ STRETCH: Final = 4.0
 """How many times longer than asked a closed loop may run to see enough answers."""
 ROUNDS_MIN: Final = 3
 """How often each connection should have had its answer before a closed loop ends."""
+CLOSING_S: Final = 0.02
+"""What the event loop gets to close connections before it ends."""
 WAIT_S: Final = 5.0
 """How long an open loop waits for its last answers: what takes longer has failed."""
 
@@ -120,6 +122,7 @@ class ClosedLoop:
             last.cancel()
             for connection in list(self._connections):
                 connection.leave()
+            await asyncio.sleep(CLOSING_S)
         return self.tally
 
     def _begin(self) -> None:
@@ -224,6 +227,7 @@ async def open_loop(
     finally:
         for connection in everyone:
             connection.leave()
+        await asyncio.sleep(CLOSING_S)
     return tally
 
 

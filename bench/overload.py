@@ -4,15 +4,15 @@ once and with advice, and answer health checks and administration all the while?
 
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import uvloop
 
 from bench.connection import Answer, Connection, Shape
-from bench.gateways import alone
-from bench.load import Tally, closed_loop, open_loop, quantile
+from bench.gateways import NONE, alone
+from bench.load import CLOSING_S, Tally, closed_loop, open_loop, quantile
 from bench.machine import Cores
 from bench.plan import REQUESTS_128
 from bench.processes import Running
@@ -34,6 +34,7 @@ class Probed:
 
     times_s: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    connections: list[Connection] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +100,11 @@ def _ms(times_s: Sequence[float]) -> str:
     return f"{quantile(times_s, 0.5) * 1e3:.1f} ms, {quantile(times_s, 0.99) * 1e3:.1f} ms"
 
 
-def measure_overload(cores: Cores, seconds: float) -> Overload:
+def measure_overload(
+    cores: Cores, seconds: float, settings: Mapping[str, Mapping[str, float]] = NONE
+) -> Overload:
     """Finds the peak, then offers three times as much."""
-    with alone(cores) as (_, running):
+    with alone(cores, settings) as (_, running):
         shape = REQUESTS_128.shape(running)
         uvloop.run(closed_loop(shape, 128, 1.0))
         running.settle()
@@ -122,6 +125,9 @@ async def _beside(load: Coroutine[Any, Any, Tally], running: Running) -> tuple[T
         for probe in probing:
             probe.cancel()
         await asyncio.gather(*probing, return_exceptions=True)
+        for connection in probed.connections:
+            connection.leave()
+        await asyncio.sleep(CLOSING_S)
     return tally, probed
 
 
@@ -144,6 +150,7 @@ async def _probe(running: Running, path: str, probed: Probed) -> None:
             async with asyncio.timeout(PROBE_TIMEOUT_S):
                 if connection is None or not connection.alive:
                     connection = await Connection.to(shape, ended)
+                    probed.connections.append(connection)
                 connection.on_end = ended
                 connection.send(request, began_s)
                 answer = await answered

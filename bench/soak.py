@@ -66,13 +66,13 @@ def _row(turn: tuple[float, int, int, Mapping[str, float]], names: list[str]) ->
     return f"| {at_s:.0f} | {requests:,} | {streams:,} | {cells} | {sum(rss.values()):.1f} |"
 
 
-def soak(cores: Cores, requests: int, streams: int, found: Soak) -> None:
+def soak(cores: Cores, requests: int, streams: int, found: Soak, turns: int = TURNS) -> None:
     """Runs it; what is seen stands in ``found`` however it ends."""
     with alone(cores) as (_, running):
         began_s = time.monotonic()
-        for number in range(TURNS):
+        for number in range(turns):
             for measurement, wanted in ((REQUESTS_32, requests), (STREAMS, streams)):
-                tally = _some(measurement, running, -(-wanted // TURNS))
+                tally = _some(measurement, running, -(-wanted // turns))
                 found.failed += tally.failed
                 if measurement.stream:
                     found.streams += tally.completed

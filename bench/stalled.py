@@ -17,7 +17,7 @@ import uvloop
 
 from bench.connection import Shape
 from bench.gateways import alone
-from bench.load import ClosedLoop, Tally, quantile
+from bench.load import CLOSING_S, ClosedLoop, Tally, quantile
 from bench.machine import Cores
 from bench.plan import STREAMS
 from bench.processes import Running
@@ -215,6 +215,7 @@ async def _run(running: Running, readers: int, live: int, seconds: float) -> Sta
         after_mb = await still(running)
         grown = (kernel_kib() - kernel) / readers
         beside = await _live(slow, live, seconds)
+    await asyncio.sleep(CLOSING_S)
     return Stalled(
         readers=readers,
         live=live,
