@@ -99,7 +99,9 @@ def _fields_of(cls: type[Any]) -> Mapping[str, _Field]:
 
 
 _FIELDS: Final[Mapping[str, Mapping[str, _Field]]] = {
-    "": {key: known for key, known in _fields_of(Settings).items() if known.hint in (str, int)},
+    "": {
+        key: known for key, known in _fields_of(Settings).items() if known.hint in (str, int, bool)
+    },
     **{section: _fields_of(cls) for section, cls in _SECTIONS.items()},
 }
 _PROVIDER_FIELDS: Final = _fields_of(ProviderSettings)

@@ -206,6 +206,7 @@ class Settings:
 
     data_dir: str = field(default="./onegate-data", metadata=ruled(rules.given_path))
     workers: int = field(default=1, metadata=between(1, 64))
+    failpoints: bool = False
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     router: RouterSettings = field(default_factory=RouterSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)

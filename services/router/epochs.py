@@ -12,6 +12,7 @@ from onegate.usage.v1 import hold_service_pb2 as pb
 from onegate.usage.v1 import hold_service_pb2_grpc
 from runtime.clock import Clock
 from runtime.errors import GatewayError
+from runtime.failpoints import OFF, Failpoint, Failpoints
 from runtime.rpc import unary
 
 LEASE_MS: Final = 30_000
@@ -52,7 +53,10 @@ class Epoch:
         journal: where the epoch is written down.
         channel: to usage; the caller closes it.
         clock: for pauses.
-        recall: is told the slices that usage wants back.
+        failpoints: where a test may end this process.
+
+    Attributes:
+        recall: is told the slices that usage wants back; nobody is before it is set.
     """
 
     def __init__(
@@ -61,10 +65,11 @@ class Epoch:
         journal: EpochJournal,
         channel: grpc.aio.Channel,
         clock: Clock,
-        recall: Callable[[Sequence[str]], None] = lambda _: None,
+        failpoints: Failpoints = OFF,
     ) -> None:
         self.holder = holder
-        self.recall = recall
+        self.recall: Callable[[Sequence[str]], None] = lambda _: None
+        self._failpoints = failpoints
         self._journal = journal
         self._stub = hold_service_pb2_grpc.HoldServiceStub(channel)
         self._clock = clock
@@ -106,6 +111,7 @@ class Epoch:
 
     async def _live(self) -> None:
         await self._open()
+        self._failpoints.hit(Failpoint.EPOCH_OPENED)
         closed, renew_s = False, self._clock.monotonic() + RENEW_S
         while not self._fenced:
             if not closed and self._journal.settled:

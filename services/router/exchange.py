@@ -15,6 +15,7 @@ from runtime import refusals
 from runtime.calls import ServerCall
 from runtime.clock import uuid7
 from runtime.errors import GatewayError
+from runtime.failpoints import Failpoint
 from services.router.limits import Ticket
 from services.router.parts import Parts, Provider
 from services.router.providers.base import Exchange, Stream, UpstreamRequest
@@ -112,6 +113,7 @@ class ProviderCall:
             if hold is not None:
                 hold.release()
             raise
+        parts.failpoints.hit(Failpoint.JOURNALLED)
         settings = parts.settings
         stream = self._exchange.request.stream
         line.allow(settings.first_byte_timeout_s if stream else settings.answer_timeout_s, now_s)
@@ -143,8 +145,10 @@ class ProviderCall:
             attempt.broke_off = kind == _EVENT_STREAM
             await self._pass_on(response, stream)
         else:
+            self._parts.failpoints.hit(Failpoint.MID_ANSWER)
             body = await response.read(self._parts.settings.answer_bytes_max)
             answer = wire.response(self._exchange, body)
+            self._parts.failpoints.hit(Failpoint.USAGE_SEEN)
             response.finish()
             now_s = self._parts.clock.monotonic()
             attempt.first_token(now_s)
@@ -179,11 +183,14 @@ class ProviderCall:
                 events = [self._served(), *held]
                 line.shown = True
             if done:
+                self._parts.failpoints.hit(Failpoint.USAGE_SEEN)
                 response.finish()
                 self._completed(stream, now_s)
                 events.append(self._metered())
-            elif notes.take(stream, now_s) and self._hold is not None:
-                await self._hold.cover(notes.cost_nano_usd)
+            elif notes.take(stream, now_s):
+                self._parts.failpoints.hit(Failpoint.MID_ANSWER)
+                if self._hold is not None:
+                    await self._hold.cover(notes.cost_nano_usd)
             if events:
                 line.allow(stall_s, now_s)
                 await line.send(events)
@@ -262,7 +269,9 @@ class ProviderCall:
         """Hands the figures to journal and ledger, before anybody is told that it is over."""
         parts, line, attempt = self._parts, self._line, self._attempt
         tokens = attempt.tokens
+        parts.failpoints.hit(Failpoint.FINAL_UNWRITTEN)
         parts.shipper.post(attempt.attempt_id, attempt.content)
+        parts.failpoints.hit(Failpoint.FINAL_WRITTEN)
         line.tokens_used += tokens.input_tokens + tokens.output_tokens
         line.cost_nano_usd += attempt.cost_nano_usd
         parts.meters.attempt(attempt)

@@ -20,6 +20,7 @@ from onegate.usage.v1 import hold_service_pb2 as pb
 from onegate.usage.v1 import hold_service_pb2_grpc
 from runtime.clock import Clock, Entropy, uuid7
 from runtime.errors import GatewayError
+from runtime.failpoints import OFF, Failpoint, Failpoints
 from runtime.money import usd
 from runtime.rpc import unary
 from services.router import slices
@@ -87,15 +88,22 @@ class Holds:
         epoch: this life of the router.
         clock: for pauses and leases.
         entropy: for the ids of slices.
+        failpoints: where a test may end this process.
     """
 
     def __init__(
-        self, channel: grpc.aio.Channel, epoch: Epoch, clock: Clock, entropy: Entropy
+        self,
+        channel: grpc.aio.Channel,
+        epoch: Epoch,
+        clock: Clock,
+        entropy: Entropy,
+        failpoints: Failpoints = OFF,
     ) -> None:
         self._stub = hold_service_pb2_grpc.HoldServiceStub(channel)
         self._epoch = epoch
         self._clock = clock
         self._entropy = entropy
+        self._failpoints = failpoints
         self._queue: list[_Asked] = []
         self._asking: asyncio.Task[None] | None = None
         self._voids: dict[str, None] = {}
@@ -241,6 +249,7 @@ class Holds:
             self._asking = None
 
     async def _ask_batch(self, batch: Sequence[_Asked]) -> None:
+        self._failpoints.hit(Failpoint.HOLD_ASKED)
         try:
             request = pb.PlaceHoldsRequest(
                 holder=self._epoch.holder,
@@ -255,6 +264,7 @@ class Holds:
                 if not asked.answer.done():
                     asked.answer.set_exception(GatewayError.from_proto(error.to_proto()))
             return
+        self._failpoints.hit(Failpoint.HOLD_ANSWERED)
         for asked, answer in zip(batch, answers, strict=True):
             if not asked.answer.done():
                 asked.answer.set_result(answer)

@@ -23,6 +23,7 @@ from onegate.common.v1.token_usage_pb2 import TokenUsage
 from onegate.usage.v1 import usage_record_pb2
 from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from runtime.errors import GatewayError
+from runtime.failpoints import OFF, Failpoint, Failpoints
 from services.router import segments
 from services.router.journal_files import Files, JournalUnusableError, Position
 from services.router.segments import DamageError, Frame, Kind
@@ -106,7 +107,14 @@ class Journal:
         files.reserve()
 
     @classmethod
-    def open(cls, directory: str | Path, bytes_max: int, *, salvage: bool = False) -> Self:
+    def open(
+        cls,
+        directory: str | Path,
+        bytes_max: int,
+        *,
+        salvage: bool = False,
+        failpoints: Failpoints = OFF,
+    ) -> Self:
         """Takes the directory's lock and replays what lies in it.
 
         A record that was cut off at the very end is dropped: its writer died. Anything else that
@@ -117,6 +125,7 @@ class Journal:
             replay = _Replay(salvage=salvage)
             for number in files.numbers():
                 replay.segment(files, number)
+            failpoints.hit(Failpoint.HALF_REPLAYED)
             return cls(files, replay, bytes_max)
         except OSError as error:
             files.close()

@@ -9,6 +9,7 @@ from onegate.common.v1 import token_usage_pb2
 from onegate.usage.v1 import price_pb2
 from runtime.clock import Clock, Entropy
 from runtime.config import RouterSettings
+from runtime.failpoints import OFF, Failpoints
 from services.router.catalog import Catalog
 from services.router.cooldowns import SharedCooldowns
 from services.router.health import Health, RetryBudget
@@ -114,3 +115,5 @@ class Parts:
     """What sets money aside for calls that budgets count."""
     cooldowns: SharedCooldowns | None = None
     """Where several routers tell each other who cools down."""
+    failpoints: Failpoints = OFF
+    """Where a test may end this process."""

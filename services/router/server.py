@@ -15,6 +15,8 @@ from onegate.router.v1 import explain_service_pb2_grpc, model_service_pb2_grpc
 from runtime.clock import Clock, Entropy, PooledEntropy, SystemClock
 from runtime.config import ProviderSettings, RouterSettings, Settings, environment
 from runtime.credentials import credential
+from runtime.failpoints import Failpoints
+from runtime.failpoints import configured as configured_failpoints
 from runtime.grants import GrantClient
 from runtime.metrics import Metrics, serve_metrics
 from runtime.rpc import RpcServer, channel
@@ -95,24 +97,25 @@ class _Router:
         if settings.telemetry.metrics_address:
             page = await serve_metrics(settings.telemetry.metrics_address, metrics)
             stack.push_async_callback(page.close)
-        journal = Journal.open(own.journal_dir, own.journal_bytes_max, salvage=own.journal_salvage)
+        failpoints = configured_failpoints(settings)
+        journal = _journal(own, failpoints)
         stack.callback(journal.close)
         auth, usage = channel(own.auth, settings.rpc), channel(own.usage, settings.rpc)
         stack.push_async_callback(auth.close)
         stack.push_async_callback(usage.close)
         grants = GrantClient(auth, clock, settings.rpc.revocation_grace_s, own.name)
         prices = PriceBook(usage, clock, own.name)
-        shipper = Shipper(journal, usage, clock)
+        shipper = Shipper(journal, usage, clock, failpoints)
         for part in (grants, prices, shipper):
             part.start()
             stack.push_async_callback(part.close)
         health = Health()
         shared = await share(settings, stack, metrics, health)
-        upstream = Upstream(clock, connect_timeout_s=own.connect_timeout_s)
+        upstream = Upstream(clock, connect_timeout_s=own.connect_timeout_s, failpoints=failpoints)
         stack.callback(upstream.close)
         configured = await _configured(settings.providers, stack, clock, entropy)
         catalog = Catalog(configured.known, prices)
-        purses = _purses(settings.router, journal, usage, (clock, entropy), stack)
+        purses = _purses(journal, usage, (settings, clock, entropy, failpoints), stack)
         parts = Parts(
             settings=own,
             clock=clock,
@@ -133,22 +136,32 @@ class _Router:
             shared_limits=shared.limits,
             cooldowns=shared.cooldowns,
             purses=purses,
+            failpoints=failpoints,
         )
         explain = ExplainService(parts, key_service_pb2_grpc.KeyServiceStub(auth))
         return cls(grants, prices, purses, parts, await _serve(settings, parts, explain, stack))
 
 
+def _journal(own: RouterSettings, failpoints: Failpoints) -> Journal:
+    return Journal.open(
+        own.journal_dir,
+        own.journal_bytes_max,
+        salvage=own.journal_salvage,
+        failpoints=failpoints,
+    )
+
+
 def _purses(
-    own: RouterSettings,
     journal: Journal,
     usage: grpc.aio.Channel,
-    ports: tuple[Clock, Entropy],
+    given: tuple[Settings, Clock, Entropy, Failpoints],
     stack: AsyncExitStack,
 ) -> Purses:
     """What holds money at usage: this life's epoch, its holds, and the budgets that want them."""
-    clock, entropy = ports
-    epoch = Epoch(own.name, journal, usage, clock)
-    holds = Holds(usage, epoch, clock, entropy)
+    settings, clock, entropy, failpoints = given
+    own = settings.router
+    epoch = Epoch(own.name, journal, usage, clock, failpoints)
+    holds = Holds(usage, epoch, clock, entropy, failpoints)
     epoch.recall = holds.recall
     watch = BudgetWatch(usage, clock, own.name, holds.recall)
     for part in (epoch, holds, watch):

@@ -18,6 +18,7 @@ from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import usage_service_pb2
 from runtime.clock import Clock
 from runtime.errors import GatewayError
+from runtime.failpoints import OFF, Failpoint, Failpoints
 from runtime.rpc import unary
 from services.router.journal import Entry, Journal
 from services.router.journal_files import Position
@@ -64,11 +65,19 @@ class Shipper:
         journal: already open; what it recovered is sent first.
         channel: to usage; the caller closes it.
         clock: for pauses.
+        failpoints: where a test may end this process.
     """
 
-    def __init__(self, journal: Journal, channel: grpc.aio.Channel, clock: Clock) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        channel: grpc.aio.Channel,
+        clock: Clock,
+        failpoints: Failpoints = OFF,
+    ) -> None:
         self._journal = journal
         self._clock = clock
+        self._failpoints = failpoints
         # Records are sent as the bytes that the journal has: no message is built again.
         self._record_usage: grpc.aio.UnaryUnaryMultiCallable[
             bytes, usage_service_pb2.RecordUsageResponse
@@ -163,6 +172,7 @@ class Shipper:
         answer = await self._committed(repeated(entry.record for entry in batch))
         if answer.quarantined:
             _LOG.error("usage put records aside: %s", list(answer.quarantined)[:10])
+        self._failpoints.hit(Failpoint.ACKED)
         self._shipped = max(self._shipped, batch[-1].position)
         self._journal.acked(self._shipped)
 

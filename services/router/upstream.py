@@ -22,6 +22,7 @@ from typing import Final
 from onegate.common.v1 import error_pb2
 from runtime.clock import Clock
 from runtime.errors import GatewayError
+from runtime.failpoints import OFF, Failpoint, Failpoints
 from services.router.connection import Connection
 from services.router.egress import Origin, check_headers, check_path, is_forbidden
 from services.router.providers.base import Headers, Signer, UpstreamRequest
@@ -195,10 +196,18 @@ class Upstream:
     """The client. One for a process; it lives on the loop that opened it."""
 
     def __init__(
-        self, clock: Clock, *, connect_timeout_s: float, tls: ssl.SSLContext | None = None
+        self,
+        clock: Clock,
+        *,
+        connect_timeout_s: float,
+        tls: ssl.SSLContext | None = None,
+        failpoints: Failpoints = OFF,
     ) -> None:
-        """``tls`` replaces the system's trusted authorities; verification is never off."""
+        """``tls`` replaces the system's trusted authorities; verification is never off. At
+        ``failpoints`` a test may end this process.
+        """
         self._clock = clock
+        self._failpoints = failpoints
         self._connect_timeout_s = connect_timeout_s
         self._tls = tls or ssl.create_default_context()
         if self._tls.verify_mode is not ssl.CERT_REQUIRED or not self._tls.check_hostname:
@@ -219,6 +228,7 @@ class Upstream:
         connection = place.take() or await self._connect(target.origin, place)
         connection.send(head, request.body)
         try:
+            self._failpoints.hit(Failpoint.SENT)
             await connection.head()
             return UpstreamResponse(connection, place)
         except BaseException:

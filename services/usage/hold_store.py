@@ -13,6 +13,7 @@ from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import hold_pb2
 from onegate.usage.v1 import hold_service_pb2 as pb
 from runtime.errors import GatewayError
+from runtime.failpoints import OFF, Failpoint, Failpoints
 from runtime.sql import Database, Work
 from services.usage import holds
 from services.usage.budgets import HARD, Account, Book, account, account_named
@@ -55,15 +56,25 @@ class _Batch:
 
 
 class HoldStore:
-    """Holds, kept in a database."""
+    """Holds, kept in a database.
 
-    def __init__(self, database: Database, ledger: LedgerStore) -> None:
+    Args:
+        database: where they are kept.
+        ledger: the accounts that they lie on.
+        failpoints: where a test may end this process.
+    """
+
+    def __init__(
+        self, database: Database, ledger: LedgerStore, failpoints: Failpoints = OFF
+    ) -> None:
         self._database = database
+        self._failpoints = failpoints
         self._ledger = ledger
 
     async def place(self, requests: Sequence[pb.PlaceHoldsRequest]) -> list[Placed]:
         """Places the holds of many requests in one transaction; what became of each request."""
         placed, used, lent = await self._write(lambda c: self._place(c, requests))
+        self._failpoints.hit(Failpoint.HOLD_PLACED)
         self._ledger.remember(used)
         await self._recall(lent)
         return placed
@@ -137,6 +148,7 @@ class HoldStore:
             )
         self._ledger.admit(connection, batch.tally)
         insert_holds(connection, batch.new.values(), now_us)
+        self._failpoints.hit(Failpoint.HOLD_UNCOMMITTED)
         return placed, every.keys(), lent_to(connection, batch.refused)
 
     def _raise(

@@ -13,6 +13,7 @@ from onegate.common.v1 import error_pb2
 from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from runtime.clock import Clock
 from runtime.errors import GatewayError
+from runtime.failpoints import OFF, Failpoint, Failpoints
 from runtime.sql import unix_micros
 from services.usage.store import Store, Verdict
 
@@ -28,8 +29,9 @@ TRANSACTION_RECORDS_MAX: Final = 2_000
 class Intake:
     """Keeps records through a store, as few transactions as the load allows."""
 
-    def __init__(self, store: Store, clock: Clock) -> None:
+    def __init__(self, store: Store, clock: Clock, failpoints: Failpoints = OFF) -> None:
         self._store = store
+        self._failpoints = failpoints
         self._clock = clock
         self._waiting: list[tuple[Sequence[UsageRecord], asyncio.Future[list[Verdict]]]] = []
         self._waiting_count = 0
@@ -94,6 +96,7 @@ class Intake:
             for _, waiter in batch:
                 waiter.cancel()
             raise
+        self._failpoints.hit(Failpoint.SHIPPED)
         for records, waiter in batch:
             own, verdicts = verdicts[: len(records)], verdicts[len(records) :]
             # A caller that left has its records kept all the same.

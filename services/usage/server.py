@@ -22,6 +22,7 @@ from onegate.usage.v1 import (
 from runtime.clock import Clock, SystemClock, SystemEntropy
 from runtime.config import Settings
 from runtime.errors import GatewayError
+from runtime.failpoints import Failpoints, configured
 from runtime.metrics import Metrics, serve_metrics
 from runtime.readiness import follow_store, when_available
 from runtime.rpc import RpcServer, require_operator
@@ -132,11 +133,13 @@ def _invalid(param: str, what: str) -> GatewayError:
 class _Books:
     """The ledger with everything around it: holds, budgets, and what looks after them."""
 
-    def __init__(self, database: Database, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self, database: Database, metrics: Metrics, clock: Clock, failpoints: Failpoints
+    ) -> None:
         self._database = database
         ledger = LedgerStore(shared_clock(clock))
         self.charger = Charger(ledger)
-        self._holds = HoldStore(database, ledger)
+        self._holds = HoldStore(database, ledger, failpoints)
         self._holders = HolderStore(database, ledger, self._holds)
         self._budgets = BudgetStore(database, ledger)
         self._check = LedgerCheck(database, ledger)
@@ -179,9 +182,11 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
     operator_token = FileSecrets(SystemEntropy()).read_or_make(settings.rpc.operator_token_file)
     metrics = Metrics("usage")
     async with AsyncExitStack() as cleanup:
+        failpoints = configured(settings)
         database = open_configured(settings.usage)
-        books = _Books(database, metrics, clock)
-        store, price_store = SqlStore(database, books.charger), SqlPriceStore(database)
+        books = _Books(database, metrics, clock, failpoints)
+        store = SqlStore(database, books.charger, failpoints)
+        price_store = SqlPriceStore(database)
         cleanup.push_async_callback(store.close)
         board = Board(seed.catalogue(), shipped_facts(), clock)
         prices = OperatorPrices(price_store, board, clock)
@@ -196,7 +201,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         if not await when_available(prepare, clock, stop):
             return
         await board.extend()
-        intake = Intake(store, clock)
+        intake = Intake(store, clock, failpoints)
         cleanup.push_async_callback(intake.close)
         if settings.telemetry.metrics_address:
             page = await serve_metrics(settings.telemetry.metrics_address, metrics)

@@ -46,6 +46,7 @@ from sqlalchemy.types import TypeEngine
 from onegate.usage.v1 import usage_record_pb2, usage_service_pb2
 from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from onegate.usage.v1.usage_service_pb2 import UsageDimension
+from runtime.failpoints import OFF, Failpoint, Failpoints
 from runtime.sql import Database, Migration, NanoUsd, RowNumber
 from services.usage.reports import DAY_US, ROWS_MAX, Cursor, Selection, Sums
 
@@ -224,10 +225,22 @@ class Store(Protocol):
 
 
 class SqlStore:
-    """The store on any SQL database that ``runtime.sql`` knows."""
+    """The store on any SQL database that ``runtime.sql`` knows.
 
-    def __init__(self, database: Database, charges: Charges | None = None) -> None:
+    Args:
+        database: where records are kept.
+        charges: charges them to budgets in the same transaction; ``None`` for no budgets.
+        failpoints: where a test may end this process.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        charges: Charges | None = None,
+        failpoints: Failpoints = OFF,
+    ) -> None:
         self._database = database
+        self._failpoints = failpoints
         self._charges = charges
         self._statement = ""
 
@@ -278,6 +291,7 @@ class SqlStore:
             self._statement = _insert_statement(connection.dialect)
         # In one order everywhere, or two processes with the same records may wait for each other.
         connection.exec_driver_sql(self._statement, sorted(rows, key=itemgetter(0)))
+        self._failpoints.hit(Failpoint.RECORD_UNCOMMITTED)
         return used
 
     def _insert_with_care(

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -249,7 +250,7 @@ def test_salvage_keeps_every_record_that_is_whole(tmp_path: Path) -> None:
     journal.close()
 
 
-def small(directory: Path, **options: bool) -> Journal:
+def small(directory: Path, **options: Any) -> Journal:
     """A journal with segments of 4 KiB."""
     return Journal.open(directory, 64 * 1024, **options)
 
