@@ -28,6 +28,7 @@ from runtime.rules import ConfigError, Problem, Rule, did_you_mean, rule_of
 from runtime.settings import (
     NEED_BASE_URL,
     AuthSettings,
+    CredentialSettings,
     EdgeSettings,
     LimitsSettings,
     ProviderSettings,
@@ -44,6 +45,7 @@ __all__ = [
     "WELL_KNOWN",
     "AuthSettings",
     "ConfigError",
+    "CredentialSettings",
     "EdgeSettings",
     "LimitsSettings",
     "ProviderSettings",
@@ -66,6 +68,7 @@ FILE_BYTES_MAX: Final = 1024 * 1024
 
 _PREFIX: Final = "ONEGATE_"
 _PROVIDER: Final = "provider"
+_CREDENTIAL: Final = "credential"
 _TYPO_LIKENESS: Final = 0.9
 _FLOAT_EXACT_MAX: Final = 2**53
 _SECTIONS: Final[Mapping[str, type[Any]]] = {
@@ -105,6 +108,7 @@ _FIELDS: Final[Mapping[str, Mapping[str, _Field]]] = {
     **{section: _fields_of(cls) for section, cls in _SECTIONS.items()},
 }
 _PROVIDER_FIELDS: Final = _fields_of(ProviderSettings)
+_CREDENTIAL_FIELDS: Final = _fields_of(CredentialSettings)
 _VARIABLES: Final[Mapping[str, str]] = {
     _PREFIX + name.upper().replace(".", "_"): name
     for name in (
@@ -384,19 +388,11 @@ def _take_providers(draft: _Draft, file: _File) -> list[tuple[str, ProviderSetti
 def _take_provider(
     draft: _Draft, file: _File, index: int, table: Mapping[str, object]
 ) -> ProviderSettings | None:
-    values: dict[str, Any] = {}
     faults = len(draft.problems)
-    place = file.where(_PROVIDER, index)
-    for key, value in table.items():
-        where = file.where(_PROVIDER, index, key)
-        if key not in _PROVIDER_FIELDS:
-            guess = did_you_mean(key, _PROVIDER_FIELDS)
-            draft.refuse(where, f"there is no setting provider.{key}{guess}")
-            continue
-        try:
-            values[key] = _checked(value, _PROVIDER_FIELDS[key])
-        except ValueError as error:
-            draft.refuse(where, f"provider.{key} {error}")
+    path = (_PROVIDER, index)
+    plain = {key: value for key, value in table.items() if key != _CREDENTIAL}
+    values = _take_table(draft, file, path, plain, _PROVIDER_FIELDS)
+    place = file.where(*path)
     for key in ("name", "kind"):
         if key not in table:
             draft.refuse(place, f"a provider needs {key}")
@@ -404,4 +400,56 @@ def _take_provider(
         draft.refuse(place, "a provider has api_key_env or api_key_file, not both")
     if values.get("kind") in NEED_BASE_URL and not table.get("base_url"):
         draft.refuse(place, f"a provider of kind {values['kind']} needs base_url")
+    if _CREDENTIAL in table:
+        values[_CREDENTIAL] = _take_credentials(draft, file, index, table[_CREDENTIAL])
+        if "api_key_env" in table or "api_key_file" in table:
+            draft.refuse(place, "a provider has a key of its own or credentials, not both")
     return ProviderSettings(**values) if len(draft.problems) == faults else None
+
+
+def _take_credentials(
+    draft: _Draft, file: _File, index: int, tables: object
+) -> tuple[CredentialSettings, ...]:
+    """The credentials of a provider; faults are noted."""
+    place = file.where(_PROVIDER, index, _CREDENTIAL)
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        draft.refuse(place, "credentials are written as [[provider.credential]] tables")
+        return ()
+    taken: list[CredentialSettings] = []
+    for number, table in enumerate(tables):
+        faults = len(draft.problems)
+        path = (_PROVIDER, index, _CREDENTIAL, number)
+        values = _take_table(draft, file, path, table, _CREDENTIAL_FIELDS)
+        where = file.where(*path)
+        if "name" not in table:
+            draft.refuse(where, "a credential needs name")
+        if ("api_key_env" in table) == ("api_key_file" in table):
+            draft.refuse(where, "a credential has api_key_env or api_key_file")
+        if any(table.get("name") == other.name for other in taken):
+            draft.refuse(where, f'there is already a credential "{table["name"]}"')
+        if len(draft.problems) == faults:
+            taken.append(CredentialSettings(**values))
+    return tuple(taken)
+
+
+def _take_table(
+    draft: _Draft,
+    file: _File,
+    path: tuple[str | int, ...],
+    table: Mapping[str, object],
+    known: Mapping[str, _Field],
+) -> dict[str, Any]:
+    """The good values of one of several tables; faults are noted."""
+    label = ".".join(part for part in path if isinstance(part, str))
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        where = file.where(*path, key)
+        if key not in known:
+            guess = did_you_mean(key, known)
+            draft.refuse(where, f"there is no setting {label}.{key}{guess}")
+            continue
+        try:
+            values[key] = _checked(value, known[key])
+        except ValueError as error:
+            draft.refuse(where, f"{label}.{key} {error}")
+    return values

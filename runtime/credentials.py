@@ -169,7 +169,7 @@ def completed(provider: ProviderSettings, environ: Mapping[str, str]) -> Provide
     unasked.
     """
     key, file = provider.api_key_env, provider.api_key_file
-    if not (provider.base_url or key or file):
+    if not (provider.base_url or key or file or provider.credential):
         key = _well_known_variable(provider.kind, environ)
         if provider.kind == _VERTEX:
             file = environ.get(_GOOGLE_KEY_FILE, "").strip()
@@ -181,6 +181,9 @@ def missing_credential(provider: ProviderSettings, environ: Mapping[str, str]) -
     """What is wrong with a provider's key: it is named but not there, or the vendor needs one and
     nobody names it. ``None`` when nothing is.
     """
+    if provider.credential:
+        each = (missing_credential(provider.with_key_of(c), environ) for c in provider.credential)
+        return next((complaint for complaint in each if complaint is not None), None)
     try:
         secret = _credential(provider, environ)
     except SecretError as error:

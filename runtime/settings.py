@@ -5,7 +5,7 @@ The TOML tables are the dataclasses below: ``[edge]`` is :class:`EdgeSettings`, 
 a test keeps it equal to this module. Import them from ``runtime.config``, which fills them.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from runtime import rules
@@ -181,11 +181,27 @@ class TelemetrySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProviderSettings:
-    """One ``[[provider]]``: a credential for one wire. ``name`` is the prefix of its model ids.
+class CredentialSettings:
+    """One ``[[provider.credential]]``: a key of several. ``weight`` is its share of the calls.
 
-    ``region``, ``retention_days`` and ``trains`` are what is known of where its data goes: empty
-    and ``None`` for what the operator does not know.
+    ``organizations`` and ``projects`` are ids of those whom alone it is for; without either, it is
+    for everybody who has none of their own.
+    """
+
+    name: str = field(metadata=ruled(rules.provider_name))
+    weight: int = field(default=1, metadata=between(1, 1000))
+    api_key_env: str = field(default="", metadata=ruled(rules.variable_name))
+    api_key_file: str = field(default="", metadata=ruled(rules.path))
+    organizations: tuple[str, ...] = field(default=(), metadata=each(rules.word))
+    projects: tuple[str, ...] = field(default=(), metadata=each(rules.word))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderSettings:
+    """One ``[[provider]]``: an account at a vendor. ``name`` is the prefix of its model ids.
+
+    It has one key, or several in ``credential``. ``region``, ``retention_days`` and ``trains`` are
+    what is known of where its data goes: empty and ``None`` for what the operator does not know.
     """
 
     name: str = field(metadata=ruled(rules.provider_name))
@@ -198,6 +214,16 @@ class ProviderSettings:
     region: tuple[str, ...] = field(default=(), metadata=each(rules.region))
     retention_days: int | None = field(default=None, metadata=between(0, 36_500))
     trains: bool | None = None
+    credential: tuple[CredentialSettings, ...] = ()
+
+    def with_key_of(self, credential: CredentialSettings) -> "ProviderSettings":
+        """The provider with this one of its keys as its only one."""
+        return replace(
+            self,
+            api_key_env=credential.api_key_env,
+            api_key_file=credential.api_key_file,
+            credential=(),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,7 @@ class CallFacts:
             bounds it. Asked only when the caller named a bound.
         data: what is demanded of whoever is given the call's data.
         handling: what is known of what becomes of it there.
+        reachable: its provider has a credential that is for the key's project.
     """
 
     model: str
@@ -53,6 +54,7 @@ class CallFacts:
     cost_bound: Callable[[], int | None] = lambda: None
     data: CallData = FREE
     handling: DataHandling = UNKNOWN
+    reachable: bool = True
 
 
 Judge = Callable[[grant_pb2.Grant, CallFacts, float], GatewayError | None]
@@ -156,6 +158,19 @@ def _model(grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayErro
     )
 
 
+def no_credential(provider: str) -> GatewayError:
+    """The refusal of a call for whose project there is no credential."""
+    return GatewayError(
+        error_pb2.ERROR_REASON_MODEL_FORBIDDEN,
+        f"{provider} has no credential that is for this project; ask the operator for one.",
+        param="model",
+    )
+
+
+def _owner(_grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
+    return None if facts.reachable else no_credential(facts.model.partition("/")[0])
+
+
 def _data(_grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
     if facts.data is FREE:
         return None
@@ -196,6 +211,7 @@ POLICIES: Final[tuple[Policy, ...]] = (
     Policy(name="network", reason=error_pb2.ERROR_REASON_ADDRESS_FORBIDDEN, judge=_network),
     Policy(name="scope", reason=error_pb2.ERROR_REASON_SCOPE_MISSING, judge=_scope),
     Policy(name=MODEL, reason=error_pb2.ERROR_REASON_MODEL_FORBIDDEN, judge=_model),
+    Policy(name="owner", reason=error_pb2.ERROR_REASON_MODEL_FORBIDDEN, judge=_owner),
     Policy(name="data", reason=error_pb2.ERROR_REASON_DATA_POLICY, judge=_data),
     Policy(name="price", reason=error_pb2.ERROR_REASON_MODEL_PRICE_UNKNOWN, judge=_price),
     Policy(name="cost", reason=error_pb2.ERROR_REASON_INVALID_REQUEST, judge=_cost),

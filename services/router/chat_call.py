@@ -19,6 +19,7 @@ from runtime.calls import ServerCall
 from runtime.clock import uuid7
 from runtime.errors import GatewayError
 from services.router import bounds
+from services.router.access import Chooser, Way, best_seat, open_to
 from services.router.admission import CallFacts, refusal
 from services.router.catalog import Deployment
 from services.router.data_rules import CallData, call_data
@@ -26,7 +27,7 @@ from services.router.exchange import Line, Prepared, ProviderCall
 from services.router.explaining import Situation, explained
 from services.router.illness import ill
 from services.router.limits import Ticket
-from services.router.parts import Parts
+from services.router.parts import Parts, Provider
 from services.router.planning import Excluded, Plan, make_plan
 from services.router.providers.base import Exchange
 from services.router.purse import Purse
@@ -36,6 +37,10 @@ from services.router.settlement import Attempt, Caller, Terms
 _REFUSALS: Final = 300
 _UNAUTHORIZED: Final = 401
 _PRICES_RETRY_MS: Final = 1000
+_OF_CREDENTIAL: Final = frozenset(
+    {error_pb2.ERROR_REASON_UPSTREAM_AUTH, error_pb2.ERROR_REASON_UPSTREAM_RATE_LIMITED}
+)
+"""Failures that another credential of the same provider may not meet."""
 _BEARER: Final = "bearer "
 _LOG = logging.getLogger(__name__)
 
@@ -69,6 +74,7 @@ class ChatCall:
         self._request = _decoded(call.request)
         self._typed: chat_pb2.ChatRequest | None = None
         self._terms: dict[str, Terms] = {}
+        self._chooser = Chooser(parts.health, parts.entropy)
         self._excluded: list[Excluded] = []
 
     async def run(self) -> None:
@@ -153,6 +159,7 @@ class ChatCall:
         """What the policies look at."""
         context, sheet = self._request.context, self._pin(deployment)
         cost_max = context.cost_max_nano_usd if context.HasField("cost_max_nano_usd") else None
+        credentials = self._parts.providers[deployment.provider].credentials
         return CallFacts(
             model=deployment.id,
             priced=deployment.free or sheet is not None,
@@ -161,6 +168,7 @@ class ChatCall:
             cost_bound=partial(self._cost_bound, deployment),
             data=self._data,
             handling=deployment.data,
+            reachable=not credentials or bool(open_to(credentials, self._grant)),
         )
 
     def _pin(self, deployment: Deployment) -> price_pb2.PriceSheet | None:
@@ -179,7 +187,22 @@ class ChatCall:
 
     def _ill(self, deployment: Deployment, now_s: float) -> GatewayError | None:
         """Why the deployment cannot be asked at this moment."""
-        return ill(self._parts.health, deployment, now_s)
+        return ill(self._parts.health, self._seat(deployment, now_s), now_s)
+
+    def _seat(self, deployment: Deployment, now_s: float) -> Deployment:
+        """The deployment with the credential that it can be asked with soonest."""
+        credentials = self._parts.providers[deployment.provider].credentials
+        if not credentials:
+            return deployment
+        mine = open_to(credentials, self._grant)
+        return best_seat(mine, deployment, self._parts.health, now_s)
+
+    def _way(self, provider: Provider, deployment: Deployment) -> Way:
+        """With which credential the deployment is asked now. Raises why with none."""
+        if not provider.credentials:
+            return Way(provider.target, deployment)
+        mine = open_to(provider.credentials, self._grant)
+        return self._chooser.way(mine, deployment, self._parts.clock.monotonic())
 
     async def _explain(self, plan: Plan, now_unix_s: float, now_s: float) -> None:
         """Says who would be tried, in which order, and why nobody else: nothing is called, held
@@ -202,6 +225,7 @@ class ChatCall:
                 resolve=parts.catalog.resolve,
                 facts=self._facts,
                 health=parts.health,
+                seat=partial(self._seat, now_s=now_s),
                 unspeakable=unspeakable,
                 now_unix_s=now_unix_s,
                 now_s=now_s,
@@ -236,12 +260,22 @@ class ChatCall:
                 return
             except GatewayError as error:
                 failure = error
-            step = await self._learn(prepared.attempt, failure)
-            if step is Step.AGAIN:
+            step = await self._learn(prepared, failure)
+            if step is not Step.STOP and self._has_another(deployment, failure):
+                waiting.insert(0, deployment)
+            elif step is Step.AGAIN:
                 again.append(deployment)
             elif step is Step.STOP:
                 break
         raise self._told(failure or plan.refusal())
+
+    def _has_another(self, deployment: Deployment, failure: GatewayError) -> bool:
+        """Whether what failed was the credential, and the provider has another one for this."""
+        credentials = self._parts.providers[deployment.provider].credentials
+        if len(credentials) < 2 or failure.reason not in _OF_CREDENTIAL:
+            return False
+        mine, now_s = open_to(credentials, self._grant), self._parts.clock.monotonic()
+        return self._chooser.has_another(mine, deployment, now_s)
 
     async def _pause(self, retry: int) -> bool:
         """Waits before a retry; false when none may be made."""
@@ -287,7 +321,8 @@ class ChatCall:
             exchange = Exchange(
                 request=request, model=deployment.model, cost=attempt.cost, native=native
             )
-            prepared = Prepared(attempt, provider, exchange, wire.request(exchange))
+            way = self._way(provider, deployment)
+            prepared = Prepared(attempt, provider, way, exchange, wire.request(exchange))
             return prepared if self._purse is None else await self._paid(self._purse, prepared)
         except GatewayError as why:
             self._excluded.append(Excluded(model=deployment.id, why=why))
@@ -297,7 +332,7 @@ class ChatCall:
         """The attempt with money set aside for it, capped where that demands it. Raises why there
         is none.
         """
-        attempt, provider, exchange, outgoing, _ = prepared
+        attempt, provider, way, exchange, outgoing, _ = prepared
         left_s = self._line.deadline_s - self._parts.clock.monotonic()
         hold = await purse.reserve(exchange.request, self._request_id, attempt.terms, left_s)
         if hold is None:
@@ -305,7 +340,7 @@ class ChatCall:
         if hold.output_tokens_cap:
             exchange = _capped(exchange, hold.output_tokens_cap)
             outgoing = provider.wire.request(exchange)
-        return Prepared(attempt, provider, exchange, outgoing, hold)
+        return Prepared(attempt, provider, way, exchange, outgoing, hold)
 
     async def _typed_form(self) -> chat_pb2.ChatRequest:
         """The request in no dialect; asked for once."""
@@ -330,30 +365,31 @@ class ChatCall:
         self._typed = typed
         return typed
 
-    async def _learn(self, attempt: Attempt, failure: GatewayError) -> Step:
+    async def _learn(self, prepared: Prepared, failure: GatewayError) -> Step:
         """What a failure says of its deployment, and what may follow."""
-        parts, line, deployment = self._parts, self._line, attempt.deployment
+        parts, line, seat = self._parts, self._line, prepared.way.seat
         now_s = parts.clock.monotonic()
         if failure.reason == error_pb2.ERROR_REASON_UPSTREAM_AUTH:
-            self._quarantine(deployment, failure.upstream_status, now_s)
+            self._quarantine(seat, failure.upstream_status, now_s)
         if failure.retry_after_ms and failure.upstream_status >= _REFUSALS:
             wait_s = failure.retry_after_ms / 1000
-            parts.health.cool_down(deployment.id, wait_s, now_s)
+            parts.health.cool_down(seat.id, wait_s, now_s)
             if parts.cooldowns is not None:
-                await parts.cooldowns.tell(deployment.id, wait_s)
+                await parts.cooldowns.tell(seat.id, wait_s)
         if line.shown or len(line.attempts) >= parts.settings.attempts_max:
             return Step.STOP
-        step = step_after(failure, broke_off=attempt.broke_off)
+        step = step_after(failure, broke_off=prepared.attempt.broke_off)
         unreachable = failure.reason == error_pb2.ERROR_REASON_UPSTREAM_UNREACHABLE
         quickly_ms = parts.settings.connect_timeout_s * 1000 / 4
         if unreachable and line.attempts[-1].duration_ms > quickly_ms:
             return Step.ELSEWHERE  # who lets the connection hang once will not answer in time
         return step
 
-    def _quarantine(self, deployment: Deployment, status: int, now_s: float) -> None:
+    def _quarantine(self, seat: Deployment, status: int, now_s: float) -> None:
         """401 speaks of the credential; anything else of what it may do with this model."""
-        name = deployment.provider if status == _UNAUTHORIZED else deployment.id
+        name = seat.provider if status == _UNAUTHORIZED else seat.id
         if self._parts.health.quarantine(name, now_s):
+            self._parts.meters.credential_refused(seat.provider)
             _LOG.error(
                 "%s refused the gateway's credential (status %d): it rests until it works again;"
                 " check the provider's key",

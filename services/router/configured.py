@@ -10,6 +10,7 @@ from runtime.errors import GatewayError
 from runtime.rules import ConfigError, Problem
 from runtime.secrets import Secret
 from services.router import demo
+from services.router.access import Credential
 from services.router.catalog import ConfiguredProvider
 from services.router.data_rules import DataHandling
 from services.router.egress import origin_of
@@ -76,13 +77,18 @@ def configure(
     """
     callable_: dict[str, Provider] = {}
     keepers: list[TokenKeeper] = []
+
+    def authorized(provider: ProviderSettings, name: str) -> Headers | Signer:
+        secret = secret_of(provider)
+        credential = wires[provider.kind].authorize(secret.reveal() if secret else "")
+        if not isinstance(credential, ShortLived):
+            return credential
+        keepers.append(TokenKeeper(name, buyer_of(credential), clock))
+        return keepers[-1].sign
+
     for provider in providers:
         try:
-            credential = _credential(provider, wires[provider.kind], secret_of)
-            if isinstance(credential, ShortLived):
-                keepers.append(TokenKeeper(provider.name, buyer_of(credential), clock))
-                credential = keepers[-1].sign
-            callable_[provider.name] = _ready(provider, wires[provider.kind], credential, demo_url)
+            callable_[provider.name] = _ready(provider, wires[provider.kind], authorized, demo_url)
         except GatewayError as error:
             where = f'provider "{provider.name}"'
             raise ConfigError([Problem(where=where, message=error.message)]) from None
@@ -104,17 +110,12 @@ def configure(
     return Configured(known=known, callable=callable_, keepers=tuple(keepers))
 
 
-def _credential(
-    provider: ProviderSettings,
-    wire: Wire,
-    secret_of: Callable[[ProviderSettings], Secret | None],
-) -> Headers | Signer | ShortLived:
-    secret = secret_of(provider)
-    return wire.authorize(secret.reveal() if secret else "")
+Authorize = Callable[[ProviderSettings, str], Headers | Signer]
+"""What a provider's key becomes in a request; the second argument is what to call it."""
 
 
 def _ready(
-    provider: ProviderSettings, wire: Wire, credential: Headers | Signer, demo_url: str
+    provider: ProviderSettings, wire: Wire, authorized: Authorize, demo_url: str
 ) -> Provider:
     """One provider. Only an address that the operator wrote, or one of the wire's own that is
     meant for this machine, may be private.
@@ -123,12 +124,27 @@ def _ready(
     private = bool(provider.base_url) or base_url.startswith("http://")
     origin = origin_of(base_url, private_allowed=private)
     elsewhere = wire.lists(base_url) if isinstance(wire, ListsElsewhere) else ()
+    shares = [
+        (one, authorized(provider.with_key_of(one), f"{provider.name}#{one.name}"))
+        for one in provider.credential
+    ]
+    first = shares[0][1] if shares else authorized(provider, provider.name)
     return Provider(
         name=provider.name,
         wire=wire,
-        target=target_of(origin, credential),
+        target=target_of(origin, first),
         lists=tuple(
-            (target_of(origin_of(place, private_allowed=private), credential), request)
+            (target_of(origin_of(place, private_allowed=private), first), request)
             for place, request in elsewhere
+        ),
+        credentials=tuple(
+            Credential(
+                name=one.name,
+                target=target_of(origin, key),
+                weight=one.weight,
+                organizations=frozenset(one.organizations),
+                projects=frozenset(one.projects),
+            )
+            for one, key in shares
         ),
     )

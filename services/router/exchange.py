@@ -16,6 +16,7 @@ from runtime.calls import ServerCall
 from runtime.clock import uuid7
 from runtime.errors import GatewayError
 from runtime.failpoints import Failpoint
+from services.router.access import Way
 from services.router.limits import Ticket
 from services.router.parts import Parts, Provider
 from services.router.providers.base import Exchange, Stream, UpstreamRequest
@@ -75,6 +76,7 @@ class Prepared(NamedTuple):
 
     attempt: Attempt
     provider: Provider
+    way: Way
     exchange: Exchange
     outgoing: UpstreamRequest
     hold: Hold | None = None
@@ -88,6 +90,7 @@ class ProviderCall:
         self._line = line
         self._attempt = prepared.attempt
         self._provider = prepared.provider
+        self._way = prepared.way
         self._exchange = prepared.exchange
         self._outgoing = prepared.outgoing
         self._hold = prepared.hold
@@ -119,7 +122,7 @@ class ProviderCall:
         line.allow(settings.first_byte_timeout_s if stream else settings.answer_timeout_s, now_s)
         response: UpstreamResponse | None = None
         try:
-            response = await parts.upstream.open(self._provider.target, self._outgoing)
+            response = await parts.upstream.open(self._way.target, self._outgoing)
             await self._receive(response)
         except BaseException as error:
             failure = self._meaning(error)
@@ -241,7 +244,7 @@ class ProviderCall:
         attempt = self._attempt
         attempt.complete(progress, now_s)
         self._settle()
-        self._parts.health.restore(attempt.deployment.provider, attempt.deployment.id)
+        self._parts.health.restore(self._way.seat.provider, self._way.seat.id)
         self._line.shown = True
 
     def _failed(self, failure: GatewayError | None) -> None:

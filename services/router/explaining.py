@@ -47,6 +47,7 @@ class Situation:
         unspeakable: candidates whose wire cannot say the request, by id.
         now_unix_s: the wall clock.
         now_s: the monotonic clock.
+        seat: the deployment with the credential that it would be asked with, as health knows it.
         tells_all: the reader is an operator, to whom nothing is withheld.
     """
 
@@ -60,6 +61,7 @@ class Situation:
     unspeakable: Mapping[str, GatewayError]
     now_unix_s: float
     now_s: float
+    seat: Callable[[Deployment], Deployment] = lambda deployment: deployment
     tells_all: bool = False
 
 
@@ -131,8 +133,9 @@ def _chain(situation: Situation, deployment: Deployment) -> Iterator[_Verdict]:
     facts, grant = situation.facts(deployment), situation.grant
     for policy in POLICIES:
         yield policy.name, policy.judge(grant, facts, situation.now_unix_s)
+    seat = situation.seat(deployment)
     for illness in ILLNESSES:
-        yield illness.name, illness.judge(situation.health, deployment, situation.now_s)
+        yield illness.name, illness.judge(situation.health, seat, situation.now_s)
     why_not = situation.unspeakable.get(deployment.id)
     if why_not is not None:
         yield WIRE, why_not

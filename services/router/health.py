@@ -86,6 +86,17 @@ class Health:
         known = self._quarantined.get(name)
         return known is not None and known.until_s > now_s
 
+    def refused(self) -> int:
+        """How many credentials were refused and have not worked since."""
+        return len(self._quarantined)
+
+    def forget(self, provider: str) -> None:
+        """The provider's credentials are new: what was held against the old ones is void."""
+        signs = (f"{provider}/", f"{provider}#")
+        for known in (self._quarantined, self._cooling):
+            for name in [n for n in known if n == provider or n.startswith(signs)]:
+                del known[name]
+
     def restore(self, provider: str, deployment: str) -> None:
         """A call went through: the credential works."""
         if self._quarantined:

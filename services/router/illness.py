@@ -36,7 +36,7 @@ def _cooling(health: Health, deployment: Deployment, now_s: float) -> GatewayErr
         return None
     return GatewayError(
         error_pb2.ERROR_REASON_UPSTREAM_RATE_LIMITED,
-        f"{deployment.id} is rate limited by its provider for another {cooling_s:.1f} s.",
+        f"{_shown(deployment.id)} is rate limited by its provider for another {cooling_s:.1f} s.",
         retry_after_ms=int(cooling_s * 1000) + 1,
     )
 
@@ -47,9 +47,14 @@ def _credential(health: Health, deployment: Deployment, now_s: float) -> Gateway
         return None
     return GatewayError(
         error_pb2.ERROR_REASON_UPSTREAM_AUTH,
-        f"{deployment.provider} refuses the gateway's credential for {deployment.model}; "
+        f"{_shown(deployment.provider)} refuses the gateway's credential for {deployment.model}; "
         "the operator must check the provider's key and what it may do.",
     )
+
+
+def _shown(name: str) -> str:
+    """Without the name of a credential: that is the operator's business."""
+    return name.partition("#")[0]
 
 
 ILLNESSES: Final[tuple[Illness, ...]] = (

@@ -27,6 +27,15 @@ class Meters:
             "overruns", "Attempts that consumed more than their bound."
         ).labelled()
         self.in_flight = metrics.in_flight
+        self._refusals = metrics.counter(
+            "credential_refusals",
+            "Times that a provider refused a credential that had worked before.",
+            ("credential",),
+        )
+
+    def credential_refused(self, credential: str) -> None:
+        """A provider refuses a credential, named ``provider`` or ``provider#credential``."""
+        self._refusals.labelled(credential).add()
 
     def attempt(self, attempt: Attempt) -> None:
         """An attempt is settled."""

@@ -10,6 +10,7 @@ from onegate.usage.v1 import price_pb2
 from runtime.clock import Clock, Entropy
 from runtime.config import RouterSettings
 from runtime.failpoints import OFF, Failpoints
+from services.router.access import Credential
 from services.router.catalog import Catalog
 from services.router.cooldowns import SharedCooldowns
 from services.router.health import Health, RetryBudget
@@ -87,6 +88,9 @@ class Provider:
     target: Target
     lists: tuple[tuple[Target, UpstreamRequest], ...] = ()
     """Where else its models are listed, and how to ask; empty for the wire's own list."""
+    credentials: tuple[Credential, ...] = ()
+    """What calls go out with; empty for ``target`` alone. ``target`` is the first of them, which
+    models are listed with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from runtime import config
-from runtime.config import ConfigError, ProviderSettings, Settings, load
+from runtime.config import ConfigError, CredentialSettings, ProviderSettings, Settings, load
 from runtime.settings import KINDS
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "onegate.example.toml"
@@ -60,7 +60,9 @@ def _provider_examples() -> str:
     """The commented-out ``[[provider]]`` tables of the example."""
     lines = EXAMPLE.read_text().splitlines()
     return "\n".join(
-        line[2:] for line in lines if re.match(r"# (\[\[provider\]\]$|[a-z_]+ = )", line)
+        line[2:]
+        for line in lines
+        if re.match(r"# (\[\[provider(\.credential)?\]\]$|[a-z_]+ = )", line)
     )
 
 
@@ -68,6 +70,8 @@ def test_the_example_shows_every_setting_of_a_provider(tmp_path: Path) -> None:
     tables = tomllib.loads(_provider_examples())["provider"]
     shown = {key for table in tables for key in table}
     assert shown == {f.name for f in dataclasses.fields(ProviderSettings)}
+    keys = {key for table in tables for one in table.get("credential", ()) for key in one}
+    assert keys == {f.name for f in dataclasses.fields(CredentialSettings)}
     text = EXAMPLE.read_text()
     assert all(re.search(rf"\b{kind}\b", text) for kind in KINDS)
 
@@ -77,9 +81,56 @@ def test_the_example_s_providers_load(tmp_path: Path) -> None:
     key.write_text("k")
     key.chmod(0o600)
     path = tmp_path / "onegate.toml"
-    path.write_text(_provider_examples().replace("/etc/onegate/local.key", str(key)))
-    loaded = load(path, {"OPENAI_API_KEY": "sk-x"}, {})
-    assert [p.name for p in loaded.providers] == ["openai", "local"]
+    text = re.sub("/etc/onegate/(local|research).key", str(key), _provider_examples())
+    path.write_text(text)
+    loaded = load(path, {"OPENAI_API_KEY": "sk-x", "LOCAL_API_KEY": "l"}, {})
+    assert [p.name for p in loaded.providers] == ["openai", "local", "shared"]
+    assert [(c.name, c.weight) for c in loaded.providers[2].credential] == [
+        ("main", 3),
+        ("research", 1),
+    ]
+
+
+_PROVIDER = "[[provider]]\nname='a'\nkind='openai'\n"
+_CREDENTIAL = "[[provider.credential]]\nname='x'\napi_key_env='X'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "refusal"),
+    [
+        (f"{_PROVIDER}[[provider.credential]]\napi_key_env='X'", "line 4: a credential needs name"),
+        (
+            f"{_PROVIDER}[[provider.credential]]\nname='x'",
+            "line 4: a credential has api_key_env or api_key_file",
+        ),
+        (
+            f"{_PROVIDER}{_CREDENTIAL}api_key_file='/x'",
+            "line 4: a credential has api_key_env or api_key_file",
+        ),
+        (
+            f"{_PROVIDER}{_CREDENTIAL}{_CREDENTIAL}",
+            'line 7: there is already a credential "x"',
+        ),
+        (
+            f"{_PROVIDER}{_CREDENTIAL}weight=0",
+            "line 7: provider.credential.weight must be between 1 and 1,000",
+        ),
+        (
+            f"{_PROVIDER}{_CREDENTIAL}wieght=1",
+            'line 7: there is no setting provider.credential.wieght; did you mean "weight"?',
+        ),
+        (
+            f"{_PROVIDER}api_key_env='Y'\n{_CREDENTIAL}",
+            "line 1: a provider has a key of its own or credentials, not both",
+        ),
+        (f"{_PROVIDER}credential=5", "line 4: credentials are written as [[provider.credential]]"),
+        (f"{_PROVIDER}{_CREDENTIAL}", "line 1: The environment variable X is not set."),
+    ],
+)
+def test_a_credential_that_is_not_understood_is_refused_with_its_line(
+    write: Write, text: str, refusal: str
+) -> None:
+    assert refusal in _refused(write(text))
 
 
 def test_every_setting_of_the_example_says_what_it_is_for() -> None:

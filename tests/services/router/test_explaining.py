@@ -168,6 +168,7 @@ def drawn(number: int, *, tells_all: bool = False) -> Drawn:
     routing = request.routing if request.HasField("routing") else None
     data = call_data(grant, request.context.data_class, routing)
     prices = catalog._prices
+    closed = random.Random(-number).choice((*[""] * 38, "a", "d"))
 
     def facts(deployment: Deployment) -> CallFacts:
         found = None if deployment.free else prices.find(deployment.price_name)
@@ -182,6 +183,7 @@ def drawn(number: int, *, tells_all: bool = False) -> Drawn:
             cost_bound=lambda: bounds.cost_bound(request, found, 0, 0),
             data=data,
             handling=deployment.data,
+            reachable=deployment.provider != closed,
         )
 
     def judge(deployment: Deployment) -> GatewayError | None:

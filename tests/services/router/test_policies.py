@@ -60,6 +60,7 @@ FACTS = st.builds(
         retention_days=st.none() | st.integers(0, 40),
         training=st.none() | st.booleans(),
     ),
+    reachable=st.booleans(),
 )  # fmt: skip
 EXPIRIES = st.none() | st.integers(-3, 3)
 
@@ -96,6 +97,10 @@ def permits_model(grant: grant_pb2.Grant, facts: CallFacts) -> bool:
         fnmatchcase(facts.model, pattern) for pattern in grant.models_allowed
     )
     return allowed and not any(fnmatchcase(facts.model, p) for p in grant.models_denied)
+
+
+def permits_owner(_: grant_pb2.Grant, facts: CallFacts) -> bool:
+    return facts.reachable
 
 
 def permits_data(_: grant_pb2.Grant, facts: CallFacts) -> bool:
@@ -136,6 +141,7 @@ MEANINGS: dict[str, Callable[[grant_pb2.Grant, CallFacts], bool]] = {
     "network": permits_network,
     "scope": permits_scope,
     "model": permits_model,
+    "owner": permits_owner,
     "data": permits_data,
     "price": permits_price,
     "cost": permits_cost,
