@@ -52,7 +52,9 @@ class Edge:
         self._models = ModelEndpoints(routers, ports.clock)
         auth = channel(edge.auth, settings.rpc)
         closing.push_async_callback(auth.close)
-        self._admin = AdminEndpoints(auth, ports.clock)
+        usage = channel(edge.usage, settings.rpc)
+        closing.push_async_callback(usage.close)
+        self._admin = AdminEndpoints(auth, usage, ports.clock)
         self.admission = Admission(edge.calls_max, ports.clock)
         self.server = self._server(self.endpoints(), edge)
         self.admin_server: HttpServer | None = None

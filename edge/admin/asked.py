@@ -76,6 +76,13 @@ class Asked:
             raise refused(name, "must be an object of strings")
         return found
 
+    def object(self, name: str) -> "Asked":
+        """An object of the body that must be there; to be finished by its reader."""
+        value = self._typed(name, dict, "must be an object")
+        if value is None:
+            raise refused(name, "must be set")
+        return _inner(value)
+
     def objects(self, name: str) -> list["Asked"]:
         """A list of objects of the body; each is to be finished by its reader."""
         values = self._typed(name, list, "must be a list of objects") or []

@@ -7,9 +7,10 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 import grpc
+from google.protobuf.message import Message
 
 from edge.admin.asked import Asked
-from edge.admin.route import AnyRoute
+from edge.admin.route import AnyRoute, Json, R
 from edge.admin.table import ROUTES
 from edge.calls import Call, KeyEndpoint
 from edge.dispatch import common_headers
@@ -18,6 +19,7 @@ from edge.http import HttpRefusalError, Response
 from onegate.common.v1 import error_pb2
 from runtime.clock import Clock
 from runtime.errors import GatewayError
+from runtime.passes import PASS_KEY
 from runtime.rpc import unary
 
 TIMEOUT_S: Final = 10.0
@@ -28,6 +30,7 @@ PREFIXES: Final = ("/v1/organization/", "/v1/projects/")
 METHODS: Final = ("GET", "POST", "DELETE")
 ADDRESS_KEY: Final = "x-onegate-client-address"
 _PACKAGE: Final = "onegate.auth.v1"
+_USAGE: Final = "onegate.usage.v1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +43,35 @@ class _Row:
     endpoint: KeyEndpoint
 
 
+class _Usage:
+    """The usage service, asked with a pass."""
+
+    def __init__(self, usage: grpc.aio.Channel, sealed_pass: str) -> None:
+        self._channel = usage
+        self._metadata = ((PASS_KEY, sealed_pass),)
+
+    async def ask(self, rpc: str, request: Message, response: type[R]) -> R:
+        """See :class:`~edge.admin.route.Usage`."""
+        method: grpc.aio.UnaryUnaryMultiCallable[Message, R] = self._channel.unary_unary(
+            f"/{_USAGE}.{rpc}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=response.FromString,
+        )
+        return await unary(
+            method,
+            request,
+            timeout_s=TIMEOUT_S,
+            metadata=self._metadata,
+            away=error_pb2.ERROR_REASON_STORE_UNAVAILABLE,
+        )
+
+
 class AdminEndpoints:
     """Everything below ``/v1/organization`` that auth answers."""
 
-    def __init__(self, auth: grpc.aio.Channel, clock: Clock) -> None:
+    def __init__(self, auth: grpc.aio.Channel, usage: grpc.aio.Channel, clock: Clock) -> None:
         self._clock = clock
+        self._usage = usage
         self._rows = [self._row(route, auth) for route in ROUTES]
 
     def endpoints(self) -> list[KeyEndpoint]:
@@ -91,16 +118,24 @@ class AdminEndpoints:
             ("authorization", f"Bearer {call.key}"),
             (ADDRESS_KEY, call.request.client),
         )
-        answer = await unary(
+        allowed = await unary(
             row.ask,
             message,
             timeout_s=TIMEOUT_S + row.route.wait_s(message),
             metadata=metadata,
             away=error_pb2.ERROR_REASON_AUTH_UNAVAILABLE,
         )
+        answer = await self._answer(row.route, allowed, asked)
         elapsed_s = self._clock.monotonic() - call.request.received_s
         headers = common_headers(call.request_id, elapsed_s)
-        return Response(200, headers, encode(row.route.answer(answer, asked)))
+        return Response(200, headers, encode(answer))
+
+    async def _answer(self, route: AnyRoute, allowed: Any, asked: Asked) -> Json:
+        if route.onward is not None:
+            return await route.onward(_Usage(self._usage, allowed.sealed_pass), allowed, asked)
+        if route.answer is None:
+            raise GatewayError(error_pb2.ERROR_REASON_INTERNAL, f"{route.name} answers nothing.")
+        return route.answer(allowed, asked)
 
     def _find(self, call: Call) -> tuple[_Row, Mapping[str, str]]:
         """The row and the named segments. Raises NOT_FOUND, METHOD_NOT_ALLOWED."""

@@ -1,8 +1,8 @@
 """A route: an HTTP method and path, the method of auth behind it, and the two translations."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -12,6 +12,17 @@ from edge.admin.asked import Asked
 Q = TypeVar("Q", bound=Message)
 A = TypeVar("A", bound=Message)
 Json = dict[str, Any]
+
+
+R = TypeVar("R", bound=Message)
+
+
+class Usage(Protocol):
+    """The usage service, asked with the pass that auth gave."""
+
+    async def ask(self, rpc: str, request: Message, response: type[R]) -> R:
+        """Its answer to one method (``Service/Method``). Raises ``GatewayError``."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +37,8 @@ class Route(Generic[Q, A]):
         request: what is asked of auth.
         response: the type of auth's answer.
         answer: that answer as JSON.
+        onward: instead, where the matter itself lies in usage: asks there with the pass in auth's
+            answer, and gives the JSON.
         wait_s: how much longer than usual auth may take, in seconds, for what is asked.
     """
 
@@ -35,7 +48,8 @@ class Route(Generic[Q, A]):
     rpc: str
     request: Callable[[Asked], Q]
     response: type[A]
-    answer: Callable[[A, Asked], Json]
+    answer: Callable[[A, Asked], Json] | None = None
+    onward: Callable[[Usage, A, Asked], Awaitable[Json]] | None = None
     wait_s: Callable[[Q], float] = lambda _: 0.0
 
 

@@ -14,6 +14,7 @@ from edge.admin import (
     projects,
     roles,
     service_accounts,
+    spending,
 )
 from edge.admin.route import AnyRoute
 
@@ -25,6 +26,7 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     *service_accounts.ROUTES,
     *policies.ROUTES,
     *data_policies.ROUTES,
+    *spending.ROUTES,
     *people.ROUTES,
     *groups.ROUTES,
     *roles.ROUTES,

@@ -18,9 +18,11 @@ import grpc
 
 from onegate.auth.v1 import grant_pb2, key_service_pb2
 from onegate.common.v1 import error_pb2
+from onegate.common.v1.access_pass_pb2 import AccessPass
 from runtime import apikeys
 from runtime.errors import GatewayError, reason_name
 from runtime.networks import is_inside
+from runtime.passes import sealed
 from runtime.rpc import OPERATOR_KEY, require_operator
 from runtime.rpc_server import metadata_of
 from runtime.secrets import Secret
@@ -264,6 +266,10 @@ class Administration:
         self._watchers = watchers
         self._minute = 0
         self._refusals: collections.Counter[bytes | None] = collections.Counter()
+
+    def seal(self, access: AccessPass) -> str:
+        """A pass as text."""
+        return sealed(access, self._operator_token, self.identity.clock)
 
     async def read(self, context: Context, work: Callable[[Deed], T]) -> T:
         """What ``work`` finds out. Raises what it raises; refusals are logged."""

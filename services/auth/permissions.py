@@ -23,6 +23,8 @@ _PROJECT_RESOURCES: Final = (
     "users",
     "groups",
     "roles",
+    "spend_limit",
+    "spend_alerts",
 )
 _ORGANIZATION_RESOURCES: Final = (*_PROJECT_RESOURCES, "admin_api_keys", "invites", "audit_logs")
 
@@ -128,6 +130,10 @@ def _borrowed(operations: Mapping[str, Operation], resource: str) -> dict[str, O
 
 _ASSIGNMENTS: Final = {"assign": "role.assignment.created", "unassign": "role.assignment.deleted"}
 
+_OWN: Final = dict.fromkeys(("create", "update", "delete"), "organization.updated")
+_PROJECT_S: Final = dict.fromkeys(("create", "update", "delete"), "project.updated")
+"""What is a part of the organisation or of a project has no events of its own in OpenAI's log."""
+
 OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
     {
         "organizations.create": Operation(permission="", event="organization.created"),
@@ -204,6 +210,14 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
             },
             "data_retention",
         ),
+        **_family(
+            "spend_limit", "get", update="organization.updated", delete="organization.updated"
+        ),
+        **_family(
+            "projects.spend_limit", "get", update="project.updated", delete="project.updated"
+        ),
+        **_family("spend_alerts", "list get", **_OWN),
+        **_family("projects.spend_alerts", "list get", **_PROJECT_S),
         **_family(
             "users",
             "list get",

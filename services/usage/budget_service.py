@@ -10,14 +10,16 @@ from typing import Any, Final, TypeAlias
 
 import grpc
 
+from onegate.common.v1.access_pass_pb2 import AccessPass
 from onegate.usage.v1 import budget_service_pb2 as pb
 from onegate.usage.v1 import (
     budget_service_pb2_grpc,
     ledger_service_pb2,
     ledger_service_pb2_grpc,
 )
-from onegate.usage.v1.budget_pb2 import BudgetFilter
+from onegate.usage.v1.budget_pb2 import BUDGET_SCOPE_PROJECT, Budget, BudgetFilter
 from runtime.clock import Clock, Entropy, uuid7
+from runtime.passes import Gate, check_covers
 from runtime.rpc import require_operator
 from runtime.secrets import Secret
 from services.usage import reports
@@ -36,18 +38,19 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
     """Lets operators say who may spend how much, and routers know."""
 
     def __init__(
-        self, store: BudgetStore, board: BudgetBoard, operator_token: Secret, ids: "BudgetIds"
+        self, store: BudgetStore, board: BudgetBoard, gate: Gate, ids: "BudgetIds"
     ) -> None:
         self._store = store
         self._board = board
-        self._operator_token = operator_token
+        self._gate = gate
         self._ids = ids
 
     async def SetBudget(
         self, request: pb.SetBudgetRequest, context: Context
     ) -> pb.SetBudgetResponse:
         """Keeps a budget; the answer means that this process's watchers are being told."""
-        require_operator(context, self._operator_token.reveal())
+        access = self._gate.admit(context, writes=True)
+        check_covers(access, request.budget.organization_id, _project_of(request.budget))
         budget = await self._store.put(checked(request.budget), self._ids.new())
         await self._refresh()
         return pb.SetBudgetResponse(budget=budget)
@@ -56,7 +59,7 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         self, request: pb.ListBudgetsRequest, context: Context
     ) -> pb.ListBudgetsResponse:
         """A page of budgets, by id."""
-        require_operator(context, self._operator_token.reveal())
+        _check_filter(self._gate.admit(context), request.filter)
         count = reports.page_size_of(request.page_size)
         chosen = _text(request.filter)
         after = reports.place_of(request.page_token, chosen) or ""
@@ -73,7 +76,11 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         self, request: pb.DeleteBudgetRequest, context: Context
     ) -> pb.DeleteBudgetResponse:
         """Ends a budget."""
-        require_operator(context, self._operator_token.reveal())
+        access = self._gate.admit(context, writes=True)
+        if access is not None:
+            await self._refresh()
+            known = self._board.book.budgets.get(request.budget_id) or Budget()
+            check_covers(access, known.organization_id, _project_of(known))
         budget = await self._store.end(request.budget_id, request.organization_id)
         await self._refresh()
         return pb.DeleteBudgetResponse(budget=budget)
@@ -82,7 +89,7 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
         self, request: pb.ListBalancesRequest, context: Context
     ) -> pb.ListBalancesResponse:
         """A page of balances, by account."""
-        require_operator(context, self._operator_token.reveal())
+        _check_filter(self._gate.admit(context), request.filter)
         count = reports.page_size_of(request.page_size)
         chosen = f"{_text(request.filter)} {request.subject}"
         after = reports.place_of(request.page_token, chosen) or ""
@@ -104,6 +111,17 @@ class BudgetService(budget_service_pb2_grpc.BudgetServiceServicer):
 
     async def _refresh(self) -> None:
         self._board.show(await self._store.load(self._board.book))
+
+
+def _project_of(budget: Budget) -> str:
+    """The project that a budget is about; empty for one of the whole organisation."""
+    return budget.subject if budget.scope == BUDGET_SCOPE_PROJECT else budget.project_id
+
+
+def _check_filter(access: AccessPass | None, chosen: BudgetFilter) -> None:
+    """Raises SCOPE_MISSING when a pass does not cover all that is asked for."""
+    about = chosen.subject if chosen.scope == BUDGET_SCOPE_PROJECT else chosen.project_id
+    check_covers(access, chosen.organization_id, about)
 
 
 class BudgetIds:

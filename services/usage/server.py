@@ -24,6 +24,7 @@ from runtime.config import Settings
 from runtime.errors import GatewayError
 from runtime.failpoints import Failpoints, configured
 from runtime.metrics import Metrics, serve_metrics
+from runtime.passes import SPENDING, Gate
 from runtime.readiness import follow_store, when_available
 from runtime.rpc import RpcServer, require_operator
 from runtime.secrets import FileSecrets, Secret
@@ -144,6 +145,7 @@ class _Books:
         self._budgets = BudgetStore(database, ledger)
         self._check = LedgerCheck(database, ledger)
         self._board = BudgetBoard(clock)
+        self._clock = clock
         self._ids = BudgetIds(clock, SystemEntropy())
         stores = (self._budgets, self._holders, self._check)
         self.keeper = LedgerKeeper(stores, self._board, clock, metrics)
@@ -163,7 +165,9 @@ class _Books:
         server.add(hold_service_pb2_grpc.add_HoldServiceServicer_to_server, self._hold_service)
         server.add(
             budget_service_pb2_grpc.add_BudgetServiceServicer_to_server,
-            BudgetService(self._budgets, self._board, operator_token, self._ids),
+            BudgetService(
+                self._budgets, self._board, Gate(operator_token, SPENDING, self._clock), self._ids
+            ),
         )
         server.add(
             ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server,

@@ -23,6 +23,7 @@ from tests.gateway import Gateway
 __all__ = ["gateway"]
 
 ORGANIZATION = "/organization"
+CHANNEL = {"type": "email", "recipients": ["ops@example.com"]}
 BODIES: dict[str, dict[str, Any]] = {
     "projects.create": {"name": "x"},
     "projects.update": {"name": "x"},
@@ -36,6 +37,16 @@ BODIES: dict[str, dict[str, Any]] = {
     "data_policy.update": {"demands": []},
     "projects.data_policy.update": {"demands": []},
     "api_keys.data_policy.update": {"demands": []},
+    **{
+        f"{place}{name}": {
+            "currency": "USD",
+            "interval": "month",
+            "threshold_amount": 1,
+            **({"notification_channel": CHANNEL} if "alerts" in name else {}),
+        }
+        for place in ("", "projects.")
+        for name in ("spend_limit.update", "spend_alerts.create", "spend_alerts.update")
+    },
     "users.create": {"email": "new@example.com"},
     "projects.users.add": {"user_id": "{user_id}", "role": "member"},
     "invites.create": {"email": "invited@example.com", "role": "reader"},
@@ -89,6 +100,9 @@ class Side:
             "role_id": self.post(
                 f"{ORGANIZATION}/roles", {"role_name": f"r{email}", "permissions": []}
             )["id"],
+            "alert_id": self.post(f"{ORGANIZATION}/spend_alerts", BODIES["spend_alerts.create"])[
+                "id"
+            ],
             "rate_limit_id": "rl-*",
         }
 

@@ -18,6 +18,7 @@ from onegate.auth.v1 import (
     rate_limit_service_pb2_grpc,
     role_service_pb2_grpc,
     service_account_service_pb2_grpc,
+    spending_access_service_pb2_grpc,
     user_service_pb2_grpc,
 )
 from services.auth.administration import Administration
@@ -33,6 +34,7 @@ from services.auth.desks.projects import ProjectService
 from services.auth.desks.rate_limits import RateLimitService
 from services.auth.desks.roles import RoleService
 from services.auth.desks.service_accounts import ServiceAccountService
+from services.auth.desks.spending import SpendingAccessService
 from services.auth.desks.users import ProjectUserService, UserService
 
 DESKS: Final[tuple[tuple[Callable[[Any, Any], None], Callable[[Administration], object]], ...]] = (
@@ -56,5 +58,9 @@ DESKS: Final[tuple[tuple[Callable[[Any, Any], None], Callable[[Administration], 
     (project_group_service_pb2_grpc.add_ProjectGroupServiceServicer_to_server, ProjectGroupService),
     (role_service_pb2_grpc.add_RoleServiceServicer_to_server, RoleService),
     (organization_service_pb2_grpc.add_OrganizationServiceServicer_to_server, OrganizationService),
+    (
+        spending_access_service_pb2_grpc.add_SpendingAccessServiceServicer_to_server,
+        SpendingAccessService,
+    ),
     (audit_service_pb2_grpc.add_AuditServiceServicer_to_server, AuditService),
 )

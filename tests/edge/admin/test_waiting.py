@@ -30,6 +30,7 @@ def test_a_key_can_be_refused_everywhere_before_the_answer(name: str) -> None:
     waiting.finish()
     assert (request.wait, request.wait_max_ms, route.wait_s(request)) == (True, 7000, 7)
     assert route.request(asked("wait=true")).wait_max_ms == 100_000
+    assert route.answer is not None
     answer = route.response(key=pb.Key(id="key_1"))
     assert "confirmed" not in route.answer(answer, asked(""))
     assert route.answer(answer, waiting)["confirmed"] is True

@@ -17,6 +17,7 @@ from onegate.usage.v1.usage_record_pb2 import Reservation
 from runtime.config import RpcSettings
 from runtime.errors import GatewayError
 from runtime.metrics import Metrics
+from runtime.passes import SPENDING, Gate
 from runtime.rpc import RpcServer, channel, unary
 from services.usage.budget_board import BudgetBoard
 from services.usage.budget_service import BudgetService
@@ -211,7 +212,7 @@ async def service(books: Books) -> AsyncIterator[Service]:
     board = BudgetBoard(books.clock)
     server.add(
         budget_service_pb2_grpc.add_BudgetServiceServicer_to_server,
-        BudgetService(books.budgets, board, TOKEN, books.ids),
+        BudgetService(books.budgets, board, Gate(TOKEN, SPENDING, books.clock), books.ids),
     )
     metrics = Metrics("usage")
     holding = HoldService((books.holds, books.holders), TOKEN, metrics, asyncio.Event())
