@@ -7,15 +7,16 @@ The dataclasses are in ``runtime/settings.py``, credentials in ``runtime/credent
 both from here.
 """
 
-import math
 import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any, Final
 
+from runtime.config_fields import TYPE_NAMES, Field, checked, fields_of
+from runtime.config_routes import take_routes
 from runtime.credentials import (
     WELL_KNOWN,
     completed,
@@ -24,7 +25,8 @@ from runtime.credentials import (
     well_known_providers,
 )
 from runtime.local import nth_worker, with_local_defaults
-from runtime.rules import ConfigError, Problem, Rule, did_you_mean, rule_of
+from runtime.route_settings import RouteSettings, RouteTarget
+from runtime.rules import ConfigError, Problem, did_you_mean
 from runtime.settings import (
     NEED_BASE_URL,
     AuthSettings,
@@ -49,6 +51,8 @@ __all__ = [
     "EdgeSettings",
     "LimitsSettings",
     "ProviderSettings",
+    "RouteSettings",
+    "RouteTarget",
     "RouterSettings",
     "RpcSettings",
     "Settings",
@@ -69,8 +73,8 @@ FILE_BYTES_MAX: Final = 1024 * 1024
 _PREFIX: Final = "ONEGATE_"
 _PROVIDER: Final = "provider"
 _CREDENTIAL: Final = "credential"
+_ROUTE: Final = "route"
 _TYPO_LIKENESS: Final = 0.9
-_FLOAT_EXACT_MAX: Final = 2**53
 _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "edge": EdgeSettings,
     "router": RouterSettings,
@@ -88,27 +92,14 @@ among them (https://kubernetes.io/docs/concepts/services-networking/service/#dis
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Field:
-    """How one setting is read: its type and its rule."""
-
-    hint: Any
-    rule: Rule | None
-
-
-def _fields_of(cls: type[Any]) -> Mapping[str, _Field]:
-    hints = get_type_hints(cls)
-    return {f.name: _Field(hint=hints[f.name], rule=rule_of(f.metadata)) for f in fields(cls)}
-
-
-_FIELDS: Final[Mapping[str, Mapping[str, _Field]]] = {
+_FIELDS: Final[Mapping[str, Mapping[str, Field]]] = {
     "": {
-        key: known for key, known in _fields_of(Settings).items() if known.hint in (str, int, bool)
+        key: known for key, known in fields_of(Settings).items() if known.hint in (str, int, bool)
     },
-    **{section: _fields_of(cls) for section, cls in _SECTIONS.items()},
+    **{section: fields_of(cls) for section, cls in _SECTIONS.items()},
 }
-_PROVIDER_FIELDS: Final = _fields_of(ProviderSettings)
-_CREDENTIAL_FIELDS: Final = _fields_of(CredentialSettings)
+_PROVIDER_FIELDS: Final = fields_of(ProviderSettings)
+_CREDENTIAL_FIELDS: Final = fields_of(CredentialSettings)
 _VARIABLES: Final[Mapping[str, str]] = {
     _PREFIX + name.upper().replace(".", "_"): name
     for name in (
@@ -157,17 +148,20 @@ def load(
             complaint = missing_credential(provider, environ)
             if complaint is not None:
                 draft.refuse(place, complaint)
+    taken = {provider.name for provider in configured}
+    providers_all = (
+        *configured,
+        *(p for p in well_known_providers(environ) if p.name not in taken),
+    )
+    routes: tuple[RouteSettings, ...] = ()
+    if file is not None and _ROUTE in file.document:
+        # A process that calls no provider does not have what the environment says of them.
+        known = {provider.name for provider in providers_all} if check_credentials else None
+        routes = take_routes(file.document, file.where, draft.refuse, known)
     draft.check_together()
     if draft.problems:
         raise ConfigError(draft.problems)
-    taken = {provider.name for provider in configured}
-    return replace(
-        draft.settings(),
-        providers=(
-            *configured,
-            *(p for p in well_known_providers(environ) if p.name not in taken),
-        ),
-    )
+    return replace(draft.settings(), providers=providers_all, routes=routes)
 
 
 class _File:
@@ -227,7 +221,7 @@ class _Draft:
         """Takes the value of a known setting, or notes what is wrong with it."""
         section, _, key = name.rpartition(".")
         try:
-            taken = _checked(value, _FIELDS[section][key])
+            taken = checked(value, _FIELDS[section][key])
         except ValueError as error:
             self.refuse(where, f"{name} {error}")
             return
@@ -254,7 +248,7 @@ class _Draft:
 
 def _take_file(draft: _Draft, file: _File) -> None:
     for name, value in file.document.items():
-        if name == _PROVIDER:
+        if name in (_PROVIDER, _ROUTE):
             continue
         if name in _FIELDS[""]:
             draft.put(file.where(name), name, value)
@@ -317,39 +311,9 @@ def _put_text(draft: _Draft, where: str, name: str, text: str) -> None:
         elif hint is not str:
             value = [part.strip() for part in text.split(",")] if text.strip() else []
     except (ValueError, KeyError):
-        draft.refuse(where, f"{name} must be {_TYPE_NAMES[hint]}")
+        draft.refuse(where, f"{name} must be {TYPE_NAMES[hint]}")
     else:
         draft.put(where, name, value)
-
-
-_TYPE_NAMES: Final[Mapping[Any, str]] = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "text",
-    tuple[str, ...]: "a list of texts",
-}
-
-
-_SAID: Final[Mapping[Any, Any]] = {int | None: int, bool | None: bool}
-"""What a setting is that can also be left out, once it is said."""
-
-
-def _checked(value: object, known: _Field) -> object:
-    """The value in the type of its field. Raises ``ValueError`` with what is wrong."""
-    if known.hint is float and type(value) is int:
-        value = float(value) if abs(value) < _FLOAT_EXACT_MAX else math.inf
-    elif known.hint == tuple[str, ...]:
-        entries = value if isinstance(value, list | tuple) else [None]
-        value = tuple(entries) if all(isinstance(entry, str) for entry in entries) else None
-    hint = _SAID.get(known.hint, known.hint)
-    expected = tuple if hint == tuple[str, ...] else hint
-    if type(value) is not expected:
-        raise ValueError(f"must be {_TYPE_NAMES[hint]}")
-    complaint = None if known.rule is None else known.rule(value)
-    if complaint is not None:
-        raise ValueError(complaint)
-    return value
 
 
 def _unknown(section: str, key: str) -> str:
@@ -357,7 +321,7 @@ def _unknown(section: str, key: str) -> str:
     if section:
         guess = did_you_mean(key, _FIELDS[section])
     else:
-        guess = did_you_mean(key, {*_FIELDS[""], *_SECTIONS, _PROVIDER})
+        guess = did_you_mean(key, {*_FIELDS[""], *_SECTIONS, _PROVIDER, _ROUTE})
     homes = [name for name, known in _FIELDS.items() if key in known]
     if homes:
         guess = (
@@ -437,7 +401,7 @@ def _take_table(
     file: _File,
     path: tuple[str | int, ...],
     table: Mapping[str, object],
-    known: Mapping[str, _Field],
+    known: Mapping[str, Field],
 ) -> dict[str, Any]:
     """The good values of one of several tables; faults are noted."""
     label = ".".join(part for part in path if isinstance(part, str))
@@ -449,7 +413,7 @@ def _take_table(
             draft.refuse(where, f"there is no setting {label}.{key}{guess}")
             continue
         try:
-            values[key] = _checked(value, known[key])
+            values[key] = checked(value, known[key])
         except ValueError as error:
             draft.refuse(where, f"{label}.{key} {error}")
     return values

@@ -27,6 +27,7 @@ _HOST_PORT: Final = re.compile(
 )
 _NAMED_TARGET: Final = re.compile(r"(?:dns|ipv4|ipv6):\S+")
 _PROVIDER_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_MODEL: Final = re.compile(r"[A-Za-z0-9._~:/@+-]{1,200}")
 _REGION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
 _CLASS: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
 _CLASSES_MAX: Final = 16
@@ -213,6 +214,21 @@ def provider_name(value: str) -> str | None:
     if _PROVIDER_NAME.fullmatch(value):
         return None
     return "must be 1 to 64 lower-case letters, digits, - or _, and not start with - or _"
+
+
+def model_name(value: str) -> str | None:
+    """What callers may name as a model."""
+    if _MODEL.fullmatch(value) and ".." not in value:
+        return None
+    return "must be a model's name: letters, digits and . _ ~ : / @ + -"
+
+
+def deployment(value: str) -> str | None:
+    """A model at a provider."""
+    provider, slash, model = value.partition("/")
+    if slash and model and provider_name(provider) is None and model_name(value) is None:
+        return None
+    return "must be a model at a provider, like openai/gpt-4o-mini"
 
 
 def region(value: str) -> str | None:

@@ -30,10 +30,11 @@ def served_lines(
     cost = f"x-onegate-cost: {usd(metered.cost_nano_usd)}\r\n" if metered is not None else ""
     requests = _limit("requests", served.requests) if served.HasField("requests") else ""
     tokens = _limit("tokens", served.tokens) if served.HasField("tokens") else ""
+    route = f"x-onegate-route: {_SPLITS.sub('', served.route)}\r\n" if served.route else ""
     return (
         f"server-timing: gateway;dur={gateway_ms:.2f}, upstream;dur={upstream_ms:.2f}\r\n"
         f"x-onegate-model: {model}\r\nx-onegate-attempts: {served.attempts}\r\n"
-        f"{cost}{requests}{tokens}"
+        f"{route}{cost}{requests}{tokens}"
     )
 
 

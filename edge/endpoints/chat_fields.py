@@ -20,6 +20,7 @@ Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 Limit = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+UsdField = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 Content = str | list[dict[str, Any]]
 """A message's text, or its parts; each part is checked by its own struct in :data:`PARTS`."""
@@ -310,6 +311,14 @@ class ThinkingField(msgspec.Struct, gc=False):
     budget_tokens: Count | None = None
 
 
+class MaxPriceField(msgspec.Struct, forbid_unknown_fields=True):
+    """What may be charged at most, in USD: for a million tokens, and for a request."""
+
+    prompt: UsdField | None = None
+    completion: UsdField | None = None
+    request: Annotated[float, msgspec.Meta(ge=0, le=1_000)] | None = None
+
+
 class ProviderField(msgspec.Struct):
     """Which provider may serve, in OpenRouter's words
     (https://openrouter.ai/docs/features/provider-routing).
@@ -321,6 +330,8 @@ class ProviderField(msgspec.Struct):
     allow_fallbacks: bool | None = None
     data_collection: Literal["allow", "deny"] | None = None
     zdr: bool | None = None
+    sort: Literal["price", "throughput", "latency"] | None = None
+    max_price: MaxPriceField | None = None
 
 
 class ChatFields(msgspec.Struct):

@@ -16,6 +16,7 @@ from edge.endpoints.chat_fields import (
     ChatFields,
     FileField,
     ImageField,
+    MaxPriceField,
     ProviderField,
     ToolCallField,
     ToolChoiceField,
@@ -27,6 +28,7 @@ from edge.endpoints.chat_fields import (
 from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
+from runtime.money import NANO_PER_USD
 from runtime.varint import varint
 
 IMAGE_TOKENS_MAX: Final = 50_000
@@ -56,6 +58,11 @@ and ``input_tokens_bound``, of ChatRequest its ``context`` and ``native``.
 """
 
 _KINDS: Final = ("function", "custom")
+_SORTS: Final = {
+    "price": chat_pb2.PROVIDER_SORT_PRICE,
+    "throughput": chat_pb2.PROVIDER_SORT_THROUGHPUT,
+    "latency": chat_pb2.PROVIDER_SORT_LATENCY,
+}
 _PROVIDER_FIELDS: Final = frozenset(ProviderField.__struct_fields__)
 _NO_THINKING: Final = (None, "none", "disabled")
 
@@ -150,6 +157,7 @@ class NativeForms:
             or fields.provider
             or fields.user
             or fields.safety_identifier
+            or fields.prompt_cache_key
         ):
             return native(call, context).SerializeToString()
         key = (
@@ -202,6 +210,8 @@ def frame(call: ChatCall, context: chat_pb2.CallContext | None) -> chat_pb2.Chat
         request.end_user = fields.user
     if fields.safety_identifier:
         request.safety_identifier = fields.safety_identifier
+    if fields.prompt_cache_key:
+        request.prompt_cache_key = fields.prompt_cache_key
     if fields.models or fields.provider:
         request.routing.CopyFrom(_routing(fields))
     return request
@@ -229,7 +239,21 @@ def _routing(fields: ChatFields) -> chat_pb2.RoutingPreferences:
             routing.allow_fallbacks = provider.allow_fallbacks
         routing.no_training = provider.data_collection == "deny"
         routing.zero_retention = provider.zdr is True
+        if provider.sort is not None:
+            routing.sort = _SORTS[provider.sort]
+        if provider.max_price is not None:
+            _bound_rates(routing, provider.max_price)
     return routing
+
+
+def _bound_rates(routing: chat_pb2.RoutingPreferences, most: MaxPriceField) -> None:
+    if most.prompt is not None:
+        routing.input_rate_max_nano_usd = round(most.prompt * NANO_PER_USD)
+    if most.completion is not None:
+        routing.output_rate_max_nano_usd = round(most.completion * NANO_PER_USD)
+    if most.request is not None:
+        # Rates are kept for a million; a request's price is for one.
+        routing.request_rate_max_nano_usd = round(most.request * NANO_PER_USD * 1_000_000)
 
 
 def _check_preferences(provider: dict[str, Any]) -> None:

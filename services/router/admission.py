@@ -44,6 +44,7 @@ class CallFacts:
         data: what is demanded of whoever is given the call's data.
         handling: what is known of what becomes of it there.
         reachable: its provider has a credential that is for the key's project.
+        over_price: what costs more there than the caller wants to pay; empty for nothing.
     """
 
     model: str
@@ -55,6 +56,7 @@ class CallFacts:
     data: CallData = FREE
     handling: DataHandling = UNKNOWN
     reachable: bool = True
+    over_price: str = ""
 
 
 Judge = Callable[[grant_pb2.Grant, CallFacts, float], GatewayError | None]
@@ -188,6 +190,16 @@ def _price(_grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayErr
     )
 
 
+def _price_max(_grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
+    if not facts.over_price:
+        return None
+    return GatewayError(
+        error_pb2.ERROR_REASON_INVALID_REQUEST,
+        f"{facts.model} costs more than provider.max_price.{facts.over_price} allows.",
+        param=f"provider.max_price.{facts.over_price}",
+    )
+
+
 def _cost(_grant: grant_pb2.Grant, facts: CallFacts, _now: float) -> GatewayError | None:
     most = facts.cost_max_nano_usd
     if most is None:
@@ -214,6 +226,7 @@ POLICIES: Final[tuple[Policy, ...]] = (
     Policy(name="owner", reason=error_pb2.ERROR_REASON_MODEL_FORBIDDEN, judge=_owner),
     Policy(name="data", reason=error_pb2.ERROR_REASON_DATA_POLICY, judge=_data),
     Policy(name="price", reason=error_pb2.ERROR_REASON_MODEL_PRICE_UNKNOWN, judge=_price),
+    Policy(name="price-max", reason=error_pb2.ERROR_REASON_INVALID_REQUEST, judge=_price_max),
     Policy(name="cost", reason=error_pb2.ERROR_REASON_INVALID_REQUEST, judge=_cost),
 )
 """In this order: who is asking, from where, for what, with which data, at what price."""

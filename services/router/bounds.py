@@ -5,7 +5,7 @@ Pure.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 
 from onegate.common.v1 import content_pb2
 from onegate.router.v1 import chat_pb2
@@ -48,6 +48,16 @@ _OUTPUT: Final = frozenset(
         price_pb2.METER_OUTPUT_IMAGE_TOKENS,
     }
 )
+
+_RateMax = Literal[
+    "input_rate_max_nano_usd", "output_rate_max_nano_usd", "request_rate_max_nano_usd"
+]
+_PRICED: Final[tuple[tuple[str, _RateMax, int], ...]] = (
+    ("prompt", "input_rate_max_nano_usd", price_pb2.METER_INPUT_TOKENS),
+    ("completion", "output_rate_max_nano_usd", price_pb2.METER_OUTPUT_TOKENS),
+    ("request", "request_rate_max_nano_usd", price_pb2.METER_REQUESTS),
+)
+"""What a caller may bound, by whom it is said, and what is charged for it."""
 
 
 def input_tokens_bound(request: chat_pb2.ChatRequest) -> int:
@@ -165,6 +175,22 @@ def _charged(
     rates = [rate for rate in sheet.rates if rate.above_input_tokens < max(inputs, 1)]
     requests = _dearest(rates, frozenset({price_pb2.METER_REQUESTS}))
     return inputs * _dearest(rates, _INPUT) + requests, _dearest(rates, _OUTPUT)
+
+
+def over_price(
+    sheet: price_pb2.PriceSheet | None, wishes: chat_pb2.RoutingPreferences | None
+) -> str:
+    """What costs more than the caller wants to pay (``prompt``, ``completion``, ``request``), in
+    any tier; empty when nothing does, or nothing is charged.
+    """
+    if wishes is None or sheet is None or sheet.free:
+        return ""
+    for name, field, meter in _PRICED:
+        if wishes.HasField(field):
+            most: int = getattr(wishes, field)
+            if _dearest(sheet.rates, frozenset({meter})) > most:
+                return name
+    return ""
 
 
 def _dearest(rates: Iterable[price_pb2.Rate], meters: frozenset[int]) -> int:

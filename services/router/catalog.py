@@ -138,6 +138,12 @@ class Catalog:
         """What :meth:`resolve` said of the name, as long as it would say the same again."""
         return self._resolved.get(model)
 
+    def offering(self, model: str) -> tuple[str, ...]:
+        """The deployments that have a bare name, in the order of their providers."""
+        if not _is_name(model):
+            return ()
+        return tuple(f"{provider.configured.name}/{model}" for provider in self._having(model))
+
     def price_names(self, model: str) -> tuple[str, ...]:
         """The prices to ask for before :meth:`resolve`, for a name that this catalogue cannot
         place by what it knows: ``kind/model``, nothing when it need not know more.

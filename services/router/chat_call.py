@@ -28,10 +28,11 @@ from services.router.explaining import Situation, explained
 from services.router.illness import ill
 from services.router.limits import Ticket
 from services.router.parts import Parts, Provider
-from services.router.planning import Excluded, Plan, make_plan
+from services.router.planning import Excluded, Plan
 from services.router.providers.base import Exchange
 from services.router.purse import Purse
 from services.router.retries import Step, pause_s, step_after
+from services.router.routing import asked_of, look_of, plan_call
 from services.router.settlement import Attempt, Caller, Terms
 
 _REFUSALS: Final = 300
@@ -109,6 +110,8 @@ class ChatCall:
         deadline_s = now_s + min(self._call.timeout_s or limit_s, limit_s)
         with parts.watchdog.watch(deadline_s) as watch:
             self._line = Line(self._call, watch, now_unix_s, now_s, deadline_s, ticket)
+            if plan.said:
+                self._line.follow(plan)
             try:
                 await self._attempt_all(plan)
             finally:
@@ -139,21 +142,23 @@ class ChatCall:
     async def _learn_prices(self) -> None:
         """Asks usage for prices that were never needed before: of dated names, and of new ones."""
         prices, catalog = self._parts.prices, self._parts.catalog
-        for model in (self._request.model, *self._request.routing.fallback_models):
-            for name in catalog.price_names(model):
-                if prices.find(name) is None:
-                    await prices.get(name)
+        routes = self._parts.routes
+        for asked in (self._request.model, *self._request.routing.fallback_models):
+            for model in routes.reachable(asked):
+                for name in catalog.price_names(model):
+                    if prices.find(name) is None:
+                        await prices.get(name)
 
     def _plan(self, now_unix_s: float, now_s: float) -> Plan:
-        request, grant = self._request, self._grant
-        routing = request.routing if request.HasField("routing") else None
+        parts, grant = self._parts, self._grant
 
         def judge(deployment: Deployment) -> GatewayError | None:
             facts = self._facts(deployment)
             return refusal(grant, facts, now_unix_s) or self._ill(deployment, now_s)
 
-        models = [request.model, *routing.fallback_models] if routing else [request.model]
-        return make_plan(models, routing, self._parts.catalog.resolve, judge)
+        look = partial(look_of, parts.catalog, parts.prices, parts.observed, now_s)
+        asked = asked_of(grant, self._request, self._request_id)
+        return plan_call(asked, parts.routes, look, parts.catalog.resolve, judge)
 
     def _facts(self, deployment: Deployment) -> CallFacts:
         """What the policies look at."""
@@ -169,6 +174,7 @@ class ChatCall:
             data=self._data,
             handling=deployment.data,
             reachable=not credentials or bool(open_to(credentials, self._grant)),
+            over_price=bounds.over_price(sheet, self._request.routing),
         )
 
     def _pin(self, deployment: Deployment) -> price_pb2.PriceSheet | None:
@@ -240,6 +246,7 @@ class ChatCall:
     async def _attempt_all(self, plan: Plan) -> None:
         """Tries the candidates in turn, then again those that may be asked again."""
         waiting, again = list(plan.candidates), list[Deployment]()
+        rescue = dict(plan.rescue)
         failure: GatewayError | None = None
         retry = 0
         while waiting or again:
@@ -261,7 +268,9 @@ class ChatCall:
             except GatewayError as error:
                 failure = error
             step = await self._learn(prepared, failure)
-            if step is not Step.STOP and self._has_another(deployment, failure):
+            if failure.reason in rescue and not self._is_done():
+                waiting, again = list(rescue.pop(failure.reason)), []
+            elif step is not Step.STOP and self._has_another(deployment, failure):
                 waiting.insert(0, deployment)
             elif step is Step.AGAIN:
                 again.append(deployment)
@@ -376,7 +385,7 @@ class ChatCall:
             parts.health.cool_down(seat.id, wait_s, now_s)
             if parts.cooldowns is not None:
                 await parts.cooldowns.tell(seat.id, wait_s)
-        if line.shown or len(line.attempts) >= parts.settings.attempts_max:
+        if self._is_done():
             return Step.STOP
         step = step_after(failure, broke_off=prepared.attempt.broke_off)
         unreachable = failure.reason == error_pb2.ERROR_REASON_UPSTREAM_UNREACHABLE
@@ -384,6 +393,11 @@ class ChatCall:
         if unreachable and line.attempts[-1].duration_ms > quickly_ms:
             return Step.ELSEWHERE  # who lets the connection hang once will not answer in time
         return step
+
+    def _is_done(self) -> bool:
+        """Whether no other attempt may follow, whatever happened."""
+        line = self._line
+        return line.shown or len(line.attempts) >= self._parts.settings.attempts_max
 
     def _quarantine(self, seat: Deployment, status: int, now_s: float) -> None:
         """401 speaks of the credential; anything else of what it may do with this model."""

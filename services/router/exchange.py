@@ -19,8 +19,10 @@ from runtime.failpoints import Failpoint
 from services.router.access import Way
 from services.router.limits import Ticket
 from services.router.parts import Parts, Provider
+from services.router.planning import Plan
 from services.router.providers.base import Exchange, Stream, UpstreamRequest
 from services.router.purse import Hold
+from services.router.retries import is_its_fault
 from services.router.settlement import (
     PROGRESS_BYTES,
     PROGRESS_S,
@@ -58,6 +60,19 @@ class Line:
     tokens_used: int = 0
     cost_nano_usd: int = 0
     sending: bool = False
+    first_token_s: float = 0.0
+    """How long a stream's first content may take; 0 for what the router allows anyway."""
+    stall_s: float = 0.0
+    """How long a stream may pause; 0 for what the router allows anyway."""
+    route: str = ""
+    """Which route chose the deployment, and by what; empty when the caller did."""
+
+    def follow(self, plan: Plan) -> None:
+        """The call takes a route, which has deadlines of its own."""
+        self.route = plan.said
+        if plan.route is not None:
+            self.first_token_s = plan.route.first_token_timeout_s
+            self.stall_s = plan.route.stall_timeout_s
 
     def allow(self, seconds: float, now_s: float) -> None:
         """The next wait may last so long, within the call's own deadline."""
@@ -119,8 +134,11 @@ class ProviderCall:
         parts.failpoints.hit(Failpoint.JOURNALLED)
         settings = parts.settings
         stream = self._exchange.request.stream
-        line.allow(settings.first_byte_timeout_s if stream else settings.answer_timeout_s, now_s)
+        begin_s = line.first_token_s or settings.first_byte_timeout_s
+        line.allow(begin_s if stream else settings.answer_timeout_s, now_s)
         response: UpstreamResponse | None = None
+        seen = parts.observed.of(attempt.deployment.id)
+        seen.begin(now_s)
         try:
             response = await parts.upstream.open(self._way.target, self._outgoing)
             await self._receive(response)
@@ -131,12 +149,17 @@ class ProviderCall:
                 raise
             raise failure from None
         finally:
+            seen.end()
             if response is not None:
                 response.close()
 
     async def _receive(self, response: UpstreamResponse) -> None:
         attempt, wire = self._attempt, self._provider.wire
-        attempt.first_byte(response.status, self._parts.clock.monotonic())
+        parts = self._parts
+        now_s = parts.clock.monotonic()
+        attempt.first_byte(response.status, now_s)
+        if self._line.route:
+            parts.observed.of(attempt.deployment.id).limits(response.headers, now_s)
         if response.status >= _REFUSALS:
             body = await response.start(ERROR_BODY_BYTES_MAX)
             raise wire.error(response.status, response.headers, body)
@@ -166,12 +189,13 @@ class ProviderCall:
         can take over unseen.
         """
         clock, line = self._parts.clock, self._line
-        stall_s = self._parts.settings.stall_timeout_s
+        stall_s = line.stall_s or self._parts.settings.stall_timeout_s
         parser, notes = stream.framing(), _Notes(self._parts, self._attempt, clock.monotonic())
         held: list[chat_pb2.ChatEvent] = []
         done = False
         while not done:
-            line.allow(stall_s, clock.monotonic())
+            if line.shown or not line.first_token_s:
+                line.allow(stall_s, clock.monotonic())
             data = await response.chunk()
             events = stream.feed(parser.feed(data) if data else parser.end())
             if not (data or stream.done):
@@ -207,6 +231,7 @@ class ProviderCall:
                 upstream_us=int(attempt.first_byte_s * 1_000_000),
                 requests=line.ticket.requests,
                 tokens=line.ticket.tokens,
+                route=line.route,
             )
         )
 
@@ -245,6 +270,11 @@ class ProviderCall:
         attempt.complete(progress, now_s)
         self._settle()
         self._parts.health.restore(self._way.seat.provider, self._way.seat.id)
+        first_s = attempt.first_token_us / 1_000_000
+        streamed_s = attempt.elapsed_s(now_s) - first_s if self._exchange.request.stream else 0.0
+        self._parts.observed.of(attempt.deployment.id).succeeded(
+            first_s, attempt.tokens.output_tokens, streamed_s, now_s
+        )
         self._line.shown = True
 
     def _failed(self, failure: GatewayError | None) -> None:
@@ -266,6 +296,8 @@ class ProviderCall:
             attempt.abandon(self._progress, now_s)
         else:
             attempt.fail(failure, self._progress, now_s)
+            if is_its_fault(failure):
+                self._parts.observed.failed(attempt.deployment.id, now_s)
         self._settle()
 
     def _settle(self) -> None:

@@ -6,7 +6,7 @@ deployment. A key is told nothing of a deployment that it may not know of, beyon
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import error_pb2
@@ -18,14 +18,12 @@ from services.router.catalog import Deployment
 from services.router.data_rules import CallData
 from services.router.health import Health
 from services.router.illness import ILLNESSES
-from services.router.planning import Plan, unwanted
+from services.router.planning import Excluded, Plan, unwanted
 
 FOUND: Final = "found"
 """Whether there is such a model."""
 WISHES: Final = "wishes"
 """What the request itself says of providers."""
-FALLBACKS: Final = "fallbacks"
-"""Whether a second deployment may be tried."""
 WIRE: Final = "wire"
 """Whether the provider can be asked what the request asks."""
 
@@ -73,6 +71,7 @@ def explained(situation: Situation) -> plan_pb2.Plan:
         data_class=situation.data.data_class,
         data_policy_version=situation.data.version,
         data_rules=situation.data.rules,
+        route=plan.said,
     )
     for place, deployment in enumerate(tried, start=1):
         told.considered.append(_considered(situation, deployment, place))
@@ -80,7 +79,12 @@ def explained(situation: Situation) -> plan_pb2.Plan:
         if deployment.id in situation.unspeakable:
             told.considered.append(_considered(situation, deployment, 0))
     for out in plan.excluded:
-        told.considered.append(_excluded(situation, out.model, out.why))
+        told.considered.append(_excluded(situation, out))
+    for reason, deployments in plan.rescue.items():
+        for deployment in deployments:
+            considered = _considered(situation, deployment, 0)
+            considered.only_after = cast("error_pb2.ErrorReason.ValueType", reason)
+            told.considered.append(considered)
     if tried:
         model = tried[0].id
         told.rate_limits.extend(
@@ -94,16 +98,16 @@ def explained(situation: Situation) -> plan_pb2.Plan:
     return told
 
 
-def _excluded(situation: Situation, model: str, why: GatewayError) -> plan_pb2.ConsideredDeployment:
+def _excluded(situation: Situation, out: Excluded) -> plan_pb2.ConsideredDeployment:
     """One that was left out when the plan was made."""
     try:
-        deployment = situation.resolve(model)
+        deployment = situation.resolve(out.model)
     except GatewayError as missing:
-        return plan_pb2.ConsideredDeployment(model=model, verdicts=[_verdict((FOUND, missing))])
+        return plan_pb2.ConsideredDeployment(model=out.model, verdicts=[_verdict((FOUND, missing))])
     considered = _considered(situation, deployment, 0)
-    if all(not verdict.reason for verdict in considered.verdicts):
-        # Every rule lets it through by itself: it is a second choice where only one is wanted.
-        considered.verdicts.append(_verdict((FALLBACKS, why)))
+    if out.rule:
+        # Every rule lets it through by itself: it is not wanted beside the others.
+        considered.verdicts.append(_verdict((out.rule, out.why)))
     return considered
 
 

@@ -16,8 +16,10 @@ from services.router.cooldowns import SharedCooldowns
 from services.router.health import Health, RetryBudget
 from services.router.limits import Limits
 from services.router.meters import Meters
+from services.router.observed import Observed
 from services.router.providers.base import UpstreamRequest, Wire
 from services.router.purse import Purses
+from services.router.routes import Routes
 from services.router.shared_limits import SharedLimits
 from services.router.standings import Standings
 from services.router.upstream import Target, Upstream
@@ -106,6 +108,8 @@ class Parts:
     providers: Mapping[str, Provider]
     limits: Limits
     health: Health
+    observed: Observed
+    routes: Routes
     standings: Standings
     retries: RetryBudget
     watchdog: Watchdog

@@ -1,13 +1,15 @@
 """Who could serve a call, in which order, and why the others cannot. Pure: facts in, plan out."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
+from runtime.route_settings import RouteSettings
 from services.router.catalog import Deployment
+from services.router.observed import EJECTED_SHARE_MAX
 
 _PASSING: Final = (
     error_pb2.ERROR_REASON_UPSTREAM_RATE_LIMITED,
@@ -16,12 +18,20 @@ _PASSING: Final = (
 """Reasons that speak of a deployment's moment, not of the call: they are told first."""
 
 
+FALLBACKS: Final = "fallbacks"
+"""The rule that says whether a second deployment may be tried."""
+BREAKER: Final = "breaker"
+"""The rule that leaves out deployments that keep failing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Excluded:
     """A model that was considered and cannot serve."""
 
     model: str
     why: GatewayError
+    rule: str = ""
+    """What refused it, where that is no rule about the deployment by itself."""
 
     def to_proto(self) -> error_pb2.Exclusion:
         """As a caller sees it."""
@@ -32,10 +42,21 @@ class Excluded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Whom to try, in order; and who was left out."""
+    """Whom to try, in order; and who was left out.
+
+    Attributes:
+        candidates: in order.
+        excluded: with the reason.
+        rescue: whom to try in their place after a failure for this reason, and only then.
+        route: the route that chose them; ``None`` when the caller did.
+        said: that route and by what it chose, for people.
+    """
 
     candidates: tuple[Deployment, ...]
     excluded: tuple[Excluded, ...] = ()
+    rescue: Mapping[int, tuple[Deployment, ...]] = field(default_factory=dict)
+    route: RouteSettings | None = None
+    said: str = ""
 
     def refusal(self) -> GatewayError:
         """Why nobody can serve, when there is no candidate; with all exclusions."""
@@ -78,13 +99,63 @@ def make_plan(
     candidates: list[Deployment] = []
     for deployment in _ordered(found.values(), preferences):
         why_not = unwanted(deployment, preferences) or judge(deployment)
-        if why_not is None and candidates and _is_alone(preferences):
-            why_not = _by_request(f"{deployment.id} is a fallback, and fallbacks are off")
-        if why_not is None:
+        if why_not is None and candidates and is_alone(preferences):
+            alone = _by_request(f"{deployment.id} is a fallback, and fallbacks are off")
+            excluded.append(Excluded(model=deployment.id, why=alone, rule=FALLBACKS))
+        elif why_not is None:
             candidates.append(deployment)
         else:
             excluded.append(Excluded(model=deployment.id, why=why_not))
     return Plan(candidates=tuple(candidates), excluded=tuple(excluded))
+
+
+def without_broken(plan: Plan, broken_s: Callable[[str], float]) -> Plan:
+    """The plan without deployments that keep failing: at most a share of all, the last first. The
+    others that fail go to the end.
+
+    Args:
+        plan: what would be tried otherwise.
+        broken_s: for how much longer a deployment should be left alone; 0 for not at all.
+    """
+    rest_s = {one.id: left_s for one in plan.candidates if (left_s := broken_s(one.id)) > 0}
+    if not rest_s:
+        return plan
+    sick = [one for one in plan.candidates if one.id in rest_s]
+    kept = sick[: len(sick) - min(len(sick), int(len(plan.candidates) * EJECTED_SHARE_MAX))]
+    out = [
+        Excluded(
+            model=one.id,
+            why=GatewayError(
+                error_pb2.ERROR_REASON_UPSTREAM_ERROR,
+                f"{one.id} keeps failing and is left alone for another {rest_s[one.id]:.1f} s.",
+                retry_after_ms=int(rest_s[one.id] * 1000) + 1,
+            ),
+            rule=BREAKER,
+        )
+        for one in sick[len(kept) :]
+    ]
+    well = [one for one in plan.candidates if one.id not in rest_s]
+    return replace(plan, candidates=(*well, *kept), excluded=(*plan.excluded, *out))
+
+
+def with_rescue(plan: Plan, others: Mapping[int, Plan]) -> Plan:
+    """The plan, and whom to try after failures for certain reasons."""
+    if not others:
+        return plan
+    known = {one.id for one in plan.candidates} | {out.model for out in plan.excluded}
+    excluded = list(plan.excluded)
+    for other in others.values():
+        for out in other.excluded:
+            if out.model not in known:
+                known.add(out.model)
+                excluded.append(out)
+    settled = {one.id for one in plan.candidates} | {out.model for out in plan.excluded}
+    rescue = {
+        reason: left
+        for reason, other in others.items()
+        if (left := tuple(one for one in other.candidates if one.id not in settled))
+    }
+    return replace(plan, rescue=rescue, excluded=tuple(excluded))
 
 
 def _plan_for_one(
@@ -131,7 +202,7 @@ def unwanted(
     return None
 
 
-def _is_alone(preferences: chat_pb2.RoutingPreferences | None) -> bool:
+def is_alone(preferences: chat_pb2.RoutingPreferences | None) -> bool:
     return (
         preferences is not None
         and preferences.HasField("allow_fallbacks")

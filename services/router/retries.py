@@ -45,11 +45,24 @@ _BY_REASON: Final = {
     error_pb2.ERROR_REASON_UPSTREAM_TIMEOUT: Step.ELSEWHERE,
     error_pb2.ERROR_REASON_MODEL_NOT_FOUND: Step.ELSEWHERE,
 }
+_ITS_FAULT: Final = frozenset(
+    {
+        error_pb2.ERROR_REASON_UPSTREAM_UNREACHABLE,
+        error_pb2.ERROR_REASON_UPSTREAM_ERROR,
+        error_pb2.ERROR_REASON_UPSTREAM_PROTOCOL,
+        error_pb2.ERROR_REASON_UPSTREAM_TIMEOUT,
+    }
+)
 _REFUSED_FOR_NOW: Final = frozenset(
     {408, 409, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 529}
 )
 """Statuses that say: not done, ask again. 529 is Anthropic's overload
 (https://docs.anthropic.com/en/api/errors), 520 to 523 are Cloudflare's."""
+
+
+def is_its_fault(failure: GatewayError) -> bool:
+    """Whether a failure speaks against the deployment: not a limit, a credential or the call."""
+    return failure.reason in _ITS_FAULT
 
 
 def step_after(failure: GatewayError, *, broke_off: bool = False) -> Step:

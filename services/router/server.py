@@ -35,10 +35,12 @@ from services.router.journal import Journal
 from services.router.limits import Limits
 from services.router.meters import Meters
 from services.router.model_service import ModelService
+from services.router.observed import Observed
 from services.router.parts import Parts
 from services.router.pricebook import PriceBook
 from services.router.providers import PROVIDERS
 from services.router.purse import Purses
+from services.router.routes import Routes
 from services.router.sharing import share
 from services.router.shipper import Shipper
 from services.router.standings import Standings
@@ -126,6 +128,8 @@ class _Router:
             providers=configured.callable,
             limits=Limits(),
             health=health,
+            observed=Observed(),
+            routes=Routes(settings.routes),
             standings=Standings(catalog, prices, health),
             retries=RetryBudget(own.retry_budget),
             watchdog=Watchdog(clock),

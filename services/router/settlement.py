@@ -240,6 +240,10 @@ class Attempt:
         """The first piece of content has come."""
         self.first_token_us = max(int((now_s - self._started_s) * _MICRO), 1)
 
+    def elapsed_s(self, now_s: float) -> float:
+        """How long it has been under way, in seconds."""
+        return now_s - self._started_s
+
     def duration_ms(self, now_s: float) -> int:
         """How long it has been under way."""
         return int((now_s - self._started_s) * 1000)

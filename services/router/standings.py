@@ -66,7 +66,7 @@ class Standings:
         self, grant: grant_pb2.Grant, request: chat_pb2.ChatRequest, plan: Plan, terms: Terms
     ) -> None:
         """The call was let through, with this plan and these terms of its only candidate."""
-        if grant.networks_allowed or _is_special(request) or plan.excluded:
+        if grant.networks_allowed or _is_special(request) or plan.excluded or plan.said:
             return
         expires_unix_s = float("inf")
         if grant.HasField("expires_at"):

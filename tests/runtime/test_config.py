@@ -49,6 +49,7 @@ def _as_toml(value: Any) -> Any:
 def test_the_example_holds_every_setting_with_its_default_and_no_other() -> None:
     expected = _as_toml(Settings())
     assert expected.pop("providers") == []
+    assert expected.pop("routes") == []
     assert tomllib.loads(EXAMPLE.read_text()) == expected
 
 
@@ -58,11 +59,14 @@ def test_the_example_loads_and_changes_nothing() -> None:
 
 def _provider_examples() -> str:
     """The commented-out ``[[provider]]`` tables of the example."""
+    return _commented_out().partition("[[route]]")[0]
+
+
+def _commented_out() -> str:
+    """All commented-out tables of the example."""
     lines = EXAMPLE.read_text().splitlines()
     return "\n".join(
-        line[2:]
-        for line in lines
-        if re.match(r"# (\[\[provider(\.credential)?\]\]$|[a-z_]+ = )", line)
+        line[2:] for line in lines if re.match(r"# (\[\[[a-z.]+\]\]$|[a-z_]+ = )", line)
     )
 
 

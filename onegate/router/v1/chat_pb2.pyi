@@ -235,6 +235,34 @@ OUTPUT_MODALITY_IMAGE: OutputModality.ValueType  # 3
 """Pictures."""
 Global___OutputModality: _TypeAlias = OutputModality  # noqa: Y015
 
+class _ProviderSort:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProviderSortEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ProviderSort.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROVIDER_SORT_UNSPECIFIED: _ProviderSort.ValueType  # 0
+    """Not set."""
+    PROVIDER_SORT_PRICE: _ProviderSort.ValueType  # 1
+    """The cheapest first (`price`, `:floor`)."""
+    PROVIDER_SORT_THROUGHPUT: _ProviderSort.ValueType  # 2
+    """The most output tokens a second first (`throughput`, `:nitro`)."""
+    PROVIDER_SORT_LATENCY: _ProviderSort.ValueType  # 3
+    """The shortest time to the first token first (`latency`)."""
+
+class ProviderSort(_ProviderSort, metaclass=_ProviderSortEnumTypeWrapper):
+    """By what the deployments of one model are ordered."""
+
+PROVIDER_SORT_UNSPECIFIED: ProviderSort.ValueType  # 0
+"""Not set."""
+PROVIDER_SORT_PRICE: ProviderSort.ValueType  # 1
+"""The cheapest first (`price`, `:floor`)."""
+PROVIDER_SORT_THROUGHPUT: ProviderSort.ValueType  # 2
+"""The most output tokens a second first (`throughput`, `:nitro`)."""
+PROVIDER_SORT_LATENCY: ProviderSort.ValueType  # 3
+"""The shortest time to the first token first (`latency`)."""
+Global___ProviderSort: _TypeAlias = ProviderSort  # noqa: Y015
+
 class _FinishReason:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -884,12 +912,24 @@ class RoutingPreferences(_message.Message):
     ALLOW_FALLBACKS_FIELD_NUMBER: _builtins.int
     NO_TRAINING_FIELD_NUMBER: _builtins.int
     ZERO_RETENTION_FIELD_NUMBER: _builtins.int
+    SORT_FIELD_NUMBER: _builtins.int
+    INPUT_RATE_MAX_NANO_USD_FIELD_NUMBER: _builtins.int
+    OUTPUT_RATE_MAX_NANO_USD_FIELD_NUMBER: _builtins.int
+    REQUEST_RATE_MAX_NANO_USD_FIELD_NUMBER: _builtins.int
     allow_fallbacks: _builtins.bool
     """Whether another provider may serve when the first fails; unset means yes."""
     no_training: _builtins.bool
     """Only providers that train on nothing they are given (`data_collection: deny`)."""
     zero_retention: _builtins.bool
     """Only providers that keep nothing they are given (`zdr`)."""
+    sort: Global___ProviderSort.ValueType
+    """By what those that may serve are ordered; unset for the order that the route or the caller gives."""
+    input_rate_max_nano_usd: _builtins.int
+    """The most that a million input tokens may cost, in nano-USD (`max_price.prompt`)."""
+    output_rate_max_nano_usd: _builtins.int
+    """The most that a million output tokens may cost, in nano-USD (`max_price.completion`)."""
+    request_rate_max_nano_usd: _builtins.int
+    """The most that a million requests may cost beside their tokens, in nano-USD (`max_price.request`)."""
     @_builtins.property
     def fallback_models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Models to try when the first cannot serve, in order."""
@@ -916,14 +956,31 @@ class RoutingPreferences(_message.Message):
         allow_fallbacks: _builtins.bool | None = ...,
         no_training: _builtins.bool = ...,
         zero_retention: _builtins.bool = ...,
+        sort: Global___ProviderSort.ValueType = ...,
+        input_rate_max_nano_usd: _builtins.int | None = ...,
+        output_rate_max_nano_usd: _builtins.int | None = ...,
+        request_rate_max_nano_usd: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "allow_fallbacks", b"allow_fallbacks"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "_input_rate_max_nano_usd", b"_input_rate_max_nano_usd", "_output_rate_max_nano_usd", b"_output_rate_max_nano_usd", "_request_rate_max_nano_usd", b"_request_rate_max_nano_usd", "allow_fallbacks", b"allow_fallbacks", "input_rate_max_nano_usd", b"input_rate_max_nano_usd", "output_rate_max_nano_usd", b"output_rate_max_nano_usd", "request_rate_max_nano_usd", b"request_rate_max_nano_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "allow_fallbacks", b"allow_fallbacks", "fallback_models", b"fallback_models", "no_training", b"no_training", "provider_ignore", b"provider_ignore", "provider_only", b"provider_only", "provider_order", b"provider_order", "zero_retention", b"zero_retention"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks", "_input_rate_max_nano_usd", b"_input_rate_max_nano_usd", "_output_rate_max_nano_usd", b"_output_rate_max_nano_usd", "_request_rate_max_nano_usd", b"_request_rate_max_nano_usd", "allow_fallbacks", b"allow_fallbacks", "fallback_models", b"fallback_models", "input_rate_max_nano_usd", b"input_rate_max_nano_usd", "no_training", b"no_training", "output_rate_max_nano_usd", b"output_rate_max_nano_usd", "provider_ignore", b"provider_ignore", "provider_only", b"provider_only", "provider_order", b"provider_order", "request_rate_max_nano_usd", b"request_rate_max_nano_usd", "sort", b"sort", "zero_retention", b"zero_retention"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__allow_fallbacks: _TypeAlias = _typing.Literal["allow_fallbacks"]  # noqa: Y015
     _WhichOneofArgType__allow_fallbacks: _TypeAlias = _typing.Literal["_allow_fallbacks", b"_allow_fallbacks"]  # noqa: Y015
+    _WhichOneofReturnType__input_rate_max_nano_usd: _TypeAlias = _typing.Literal["input_rate_max_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__input_rate_max_nano_usd: _TypeAlias = _typing.Literal["_input_rate_max_nano_usd", b"_input_rate_max_nano_usd"]  # noqa: Y015
+    _WhichOneofReturnType__output_rate_max_nano_usd: _TypeAlias = _typing.Literal["output_rate_max_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__output_rate_max_nano_usd: _TypeAlias = _typing.Literal["_output_rate_max_nano_usd", b"_output_rate_max_nano_usd"]  # noqa: Y015
+    _WhichOneofReturnType__request_rate_max_nano_usd: _TypeAlias = _typing.Literal["request_rate_max_nano_usd"]  # noqa: Y015
+    _WhichOneofArgType__request_rate_max_nano_usd: _TypeAlias = _typing.Literal["_request_rate_max_nano_usd", b"_request_rate_max_nano_usd"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__allow_fallbacks) -> _WhichOneofReturnType__allow_fallbacks | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__input_rate_max_nano_usd) -> _WhichOneofReturnType__input_rate_max_nano_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__output_rate_max_nano_usd) -> _WhichOneofReturnType__output_rate_max_nano_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__request_rate_max_nano_usd) -> _WhichOneofReturnType__request_rate_max_nano_usd | None: ...
 
 Global___RoutingPreferences: _TypeAlias = RoutingPreferences  # noqa: Y015
 
@@ -1105,12 +1162,15 @@ class Served(_message.Message):
     UPSTREAM_US_FIELD_NUMBER: _builtins.int
     REQUESTS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model, as `provider/model`."""
     attempts: _builtins.int
     """How many provider calls it took, this one included."""
     upstream_us: _builtins.int
     """From dispatch to the provider's first byte, in microseconds."""
+    route: _builtins.str
+    """The route or policy that chose the model, and by what, as `name; reason`; empty when the caller did."""
     @_builtins.property
     def requests(self) -> Global___LimitStatus:
         """Where the caller's limit on requests stands; unset when there is none."""
@@ -1127,10 +1187,11 @@ class Served(_message.Message):
         upstream_us: _builtins.int = ...,
         requests: Global___LimitStatus | None = ...,
         tokens: Global___LimitStatus | None = ...,
+        route: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "model", b"model", "requests", b"requests", "tokens", b"tokens", "upstream_us", b"upstream_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "model", b"model", "requests", b"requests", "route", b"route", "tokens", b"tokens", "upstream_us", b"upstream_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

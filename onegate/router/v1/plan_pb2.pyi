@@ -34,12 +34,15 @@ class Plan(_message.Message):
     DATA_POLICY_VERSION_FIELD_NUMBER: _builtins.int
     DATA_RULES_FIELD_NUMBER: _builtins.int
     ATTEMPTS_MAX_FIELD_NUMBER: _builtins.int
+    ROUTE_FIELD_NUMBER: _builtins.int
     data_class: _builtins.str
     """The class of the call's data; empty when the policy has no classes."""
     data_policy_version: _builtins.str
     """The version of the data policy; empty when none applies."""
     attempts_max: _builtins.int
     """How many providers one call may try in turn."""
+    route: _builtins.str
+    """The route or policy that chose the models, and by what, as `name; reason`; empty when the caller did."""
     @_builtins.property
     def considered(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsideredDeployment]:
         """Every deployment that was considered: first those that would be tried, in this order, then the others."""
@@ -66,10 +69,11 @@ class Plan(_message.Message):
         data_policy_version: _builtins.str = ...,
         data_rules: _abc.Iterable[_data_policy_pb2.DataRule] | None = ...,
         attempts_max: _builtins.int = ...,
+        route: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_max", b"attempts_max", "considered", b"considered", "data_class", b"data_class", "data_policy_version", b"data_policy_version", "data_rules", b"data_rules", "rate_limits", b"rate_limits", "refusal", b"refusal"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_max", b"attempts_max", "considered", b"considered", "data_class", b"data_class", "data_policy_version", b"data_policy_version", "data_rules", b"data_rules", "rate_limits", b"rate_limits", "refusal", b"refusal", "route", b"route"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -85,12 +89,15 @@ class ConsideredDeployment(_message.Message):
     PLACE_FIELD_NUMBER: _builtins.int
     VERDICTS_FIELD_NUMBER: _builtins.int
     COST_BOUND_NANO_USD_FIELD_NUMBER: _builtins.int
+    ONLY_AFTER_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model, as `provider/model`, or as the caller wrote it when there is no such model."""
     place: _builtins.int
     """Its place in the order in which deployments would be tried, from 1; 0 when it would not be."""
     cost_bound_nano_usd: _builtins.int
     """The most that one attempt can cost, in nano-USD; unset when nothing bounds it or it is not told."""
+    only_after: _error_pb2.ErrorReason.ValueType
+    """It would be tried only after a failure for this reason; UNSPECIFIED for any that lets another one try."""
     @_builtins.property
     def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___RuleVerdict]:
         """Every rule, in the order in which they are asked. The first that refuses decides."""
@@ -102,10 +109,11 @@ class ConsideredDeployment(_message.Message):
         place: _builtins.int = ...,
         verdicts: _abc.Iterable[Global___RuleVerdict] | None = ...,
         cost_bound_nano_usd: _builtins.int | None = ...,
+        only_after: _error_pb2.ErrorReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_bound_nano_usd", b"_cost_bound_nano_usd", "cost_bound_nano_usd", b"cost_bound_nano_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_bound_nano_usd", b"_cost_bound_nano_usd", "cost_bound_nano_usd", b"cost_bound_nano_usd", "model", b"model", "place", b"place", "verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_bound_nano_usd", b"_cost_bound_nano_usd", "cost_bound_nano_usd", b"cost_bound_nano_usd", "model", b"model", "only_after", b"only_after", "place", b"place", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_bound_nano_usd: _TypeAlias = _typing.Literal["cost_bound_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__cost_bound_nano_usd: _TypeAlias = _typing.Literal["_cost_bound_nano_usd", b"_cost_bound_nano_usd"]  # noqa: Y015

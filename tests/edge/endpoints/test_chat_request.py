@@ -226,6 +226,26 @@ def test_what_a_request_demands_for_its_data_reaches_the_router(
     assert (routing.no_training, routing.zero_retention) == (no_training, zero_retention)
 
 
+def test_what_a_request_says_of_prices_and_order_reaches_the_router() -> None:
+    wishes = {"sort": "throughput", "max_price": {"prompt": 0.5, "completion": 1, "request": 0.01}}
+    routing = native(asked(provider=wishes), CONTEXT).routing
+    assert routing.sort == chat_pb2.PROVIDER_SORT_THROUGHPUT
+    assert (routing.input_rate_max_nano_usd, routing.output_rate_max_nano_usd) == (5 * 10**8, 10**9)
+    assert routing.request_rate_max_nano_usd == 10**13
+    assert not native(asked(provider={"sort": "price"}), CONTEXT).routing.HasField(
+        "input_rate_max_nano_usd"
+    )
+    for wrong in ({"sort": "speed"}, {"max_price": {"image": 1}}, {"max_price": {"prompt": -1}}):
+        assert refusal({"provider": wrong}).param.startswith("provider.")
+
+
+def test_what_groups_calls_for_a_cache_reaches_the_router_also_natively() -> None:
+    call = asked(prompt_cache_key="session-7")
+    assert native(call, CONTEXT).prompt_cache_key == "session-7"
+    packed = chat_pb2.ChatRequest.FromString(NativeForms().pack(call, CONTEXT))
+    assert packed == native(call, CONTEXT)
+
+
 def test_a_demand_for_data_that_is_misspelt_is_refused() -> None:
     for provider in ({"data_collection": "Deny"}, {"zdr": "yes"}, {"ZDR": True}):
         assert refusal({"provider": provider}).param.startswith("provider.")

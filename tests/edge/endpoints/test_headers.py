@@ -124,3 +124,9 @@ def test_an_answer_says_who_served_at_what_cost_and_what_is_left() -> None:
 )
 def test_times_are_written_as_openai_writes_them(milliseconds: int, text: str) -> None:
     assert duration(milliseconds) == text
+
+
+def test_a_route_is_named_on_one_line_and_only_when_there_is_one() -> None:
+    routed = chat_pb2.Served(model="a/m", route="smart; weight\r\nx-evil: 1")
+    assert "x-onegate-route: smart; weightx-evil: 1\r\n" in served_lines(routed, None, 0.1)
+    assert "x-onegate-route" not in served_lines(chat_pb2.Served(model="a/m"), None, 0.1)

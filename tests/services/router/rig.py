@@ -27,7 +27,7 @@ from onegate.usage.v1 import (
 )
 from runtime import apikeys
 from runtime.clock import SystemClock, SystemEntropy
-from runtime.config import ProviderSettings, RouterSettings, RpcSettings, Settings
+from runtime.config import ProviderSettings, RouterSettings, RouteSettings, RpcSettings, Settings
 from runtime.errors import GatewayError, reason_name
 from runtime.relay import RelayCall, RelayPool
 from runtime.rpc import RpcServer
@@ -362,7 +362,12 @@ def provider(
     return ProviderSettings(name=name, kind=kind, base_url=fake.base_url, **fields)
 
 
-def settings_in(directory: Path, *providers: ProviderSettings, **router: Any) -> Settings:
+def settings_in(
+    directory: Path,
+    *providers: ProviderSettings,
+    routes: tuple[RouteSettings, ...] = (),
+    **router: Any,
+) -> Settings:
     """Settings with every socket in the directory, and deadlines that a test can wait for."""
     own = RouterSettings(
         listen=f"unix:{directory}/router.sock",
@@ -376,6 +381,7 @@ def settings_in(directory: Path, *providers: ProviderSettings, **router: Any) ->
         router=replace(own, **router),
         rpc=RpcSettings(),
         providers=providers,
+        routes=routes,
     )
 
 

@@ -13,6 +13,7 @@ from onegate.auth.v1 import data_policy_pb2, grant_pb2
 from onegate.router.v1 import chat_pb2, chat_service_pb2, plan_pb2
 from onegate.usage.v1 import price_pb2, price_service_pb2
 from runtime.errors import GatewayError
+from runtime.route_settings import SPREADS, RouteSettings, RouteTarget
 from services.router import bounds
 from services.router.admission import POLICIES, CallFacts, refusal
 from services.router.catalog import Catalog, ConfiguredProvider, Deployment
@@ -20,7 +21,10 @@ from services.router.data_rules import DataHandling, call_data
 from services.router.explaining import Situation, explained
 from services.router.health import Health
 from services.router.illness import ILLNESSES, ill
-from services.router.planning import Plan, make_plan
+from services.router.observed import STREAK_MAX, Observed
+from services.router.planning import BREAKER, FALLBACKS, Plan
+from services.router.routes import Routes
+from services.router.routing import asked_of, look_of, plan_call
 from tests.fake_provider import FakeProvider, Reply
 from tests.services.router.rig import (
     PRICED,
@@ -38,6 +42,7 @@ NOW_S = 500.0
 CLASSES = ("public", "internal", "confidential")
 DRY = chat_pb2.CallContext(dry_run=True)
 MODELS = [f"{name}/{model}" for name in "abcd" for model in ("m", "n")]
+ROUTES = ("r1", "r2")
 
 
 class Table:
@@ -95,7 +100,8 @@ def a_grant(dice: random.Random) -> grant_pb2.Grant:
 
 
 def a_request(dice: random.Random) -> chat_pb2.ChatRequest:
-    asked = dice.choices([*MODELS, "m", "nowhere/x", "a/none"], k=dice.randint(1, 4))
+    names = [*MODELS, *ROUTES, *ROUTES, "r1:floor", "m", "n:nitro", "nowhere/x", "a/none"]
+    asked = dice.choices(names, k=dice.randint(1, 4))
     routing = chat_pb2.RoutingPreferences(
         fallback_models=asked[1:],
         provider_order=some(dice, "dcb"),
@@ -104,6 +110,8 @@ def a_request(dice: random.Random) -> chat_pb2.ChatRequest:
         allow_fallbacks=dice.choice((None, None, True, False)),
         no_training=dice.random() < 0.1,
         zero_retention=dice.random() < 0.1,
+        sort=dice.choice((0, 0, 1, 2, 3)),  # type: ignore[arg-type]
+        input_rate_max_nano_usd=dice.choice((None, None, None, 1, 10**9)),
     )
     return chat_pb2.ChatRequest(
         model=asked[0],
@@ -148,6 +156,43 @@ def a_health(dice: random.Random) -> Health:
     return health
 
 
+def some_routes(dice: random.Random) -> Routes:
+    """A few routes; the first may lead to the second."""
+    return Routes(
+        RouteSettings(
+            name=name,
+            to=tuple(
+                RouteTarget(
+                    model=model,
+                    weight=dice.choice((0.0, 1.0, 5.0)),
+                    priority=dice.choice((0, 0, 1)),
+                )
+                for model in dice.sample(MODELS, dice.randint(1, 4))
+            ),
+            spread=dice.choice(SPREADS),
+            affinity=dice.random() < 0.3,
+            fallbacks=tuple(some(dice, ("d/m", *({"r1": ["r2"]}.get(name, []))))),
+            context_fallbacks=tuple(some(dice, MODELS[:3])),
+            content_fallbacks=tuple(some(dice, MODELS[3:])),
+        )
+        for name in ROUTES
+    )
+
+
+def an_observed(dice: random.Random) -> Observed:
+    observed = Observed()
+    for model in some(dice, MODELS):
+        seen = observed.of(model)
+        seen.begin(NOW_S - 2)
+        seen.succeeded(dice.random(), dice.randint(1, 100), dice.random(), NOW_S - 2)
+        if dice.random() < 0.5:
+            seen.full_until_s = NOW_S + dice.choice((-1, 1))
+        if dice.random() < 0.5:
+            for _ in range(STREAK_MAX):
+                observed.failed(model, NOW_S - dice.choice((1, 100)))
+    return observed
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A generated situation, and what a call would follow in it."""
@@ -184,13 +229,20 @@ def drawn(number: int, *, tells_all: bool = False) -> Drawn:
             data=data,
             handling=deployment.data,
             reachable=deployment.provider != closed,
+            over_price=bounds.over_price(found, routing),
         )
 
     def judge(deployment: Deployment) -> GatewayError | None:
         return refusal(grant, facts(deployment), NOW_UNIX_S) or ill(health, deployment, NOW_S)
 
-    models = [request.model, *routing.fallback_models] if routing else [request.model]
-    plan = make_plan(models, routing, catalog.resolve, judge)
+    observed = an_observed(dice)
+    plan = plan_call(
+        asked_of(grant, request, f"{number}"),
+        some_routes(dice),
+        lambda: look_of(catalog, prices, observed, NOW_S),
+        catalog.resolve,
+        judge,
+    )
     speakable = dice.random() < 0.8
     unspeakable = {
         d.id: GatewayError(31, "the wire has no such word")
@@ -222,7 +274,7 @@ def refusals(one: plan_pb2.ConsideredDeployment) -> list[int]:
 
 def test_the_plan_that_is_told_is_the_plan_that_is_followed_in_ten_thousand_situations() -> None:
     seen: set[tuple[str, int]] = set()
-    tried = 0
+    tried = routed = rescued = 0
     for number in range(10_000):
         case = drawn(number)
         told = explained(case.situation)
@@ -239,6 +291,12 @@ def test_the_plan_that_is_told_is_the_plan_that_is_followed_in_ten_thousand_situ
         for model, why in case.situation.unspeakable.items():
             assert refusals(by_model[model]) == [why.reason], (number, model)
         assert told.HasField("refusal") == (not followed), number
+        rescue = [(int(r), d.id) for r, found in case.plan.rescue.items() for d in found]
+        assert [(one.only_after, one.model) for one in told.considered if one.only_after] == rescue
+        assert not {model for _, model in rescue} & set(followed), number
+        assert told.route == case.plan.said
+        routed += bool(told.route)
+        rescued += bool(rescue)
         if not followed and not case.situation.unspeakable:
             assert told.refusal.reason == case.plan.refusal().reason, number
         tried += bool(followed)
@@ -249,7 +307,9 @@ def test_the_plan_that_is_told_is_the_plan_that_is_followed_in_ten_thousand_situ
     own = {**{p.name: p.reason for p in POLICIES}, **{i.name: i.reason for i in ILLNESSES}}
     for name, reason in own.items():
         assert {found for rule, found in seen if rule == name} == {reason}
-    assert rules >= {*own, "found", "wishes", "fallbacks", "wire"}
+    assert rules >= {*own, "found", "wishes", FALLBACKS, "wire", BREAKER}
+    assert routed > 2_000
+    assert rescued > 200
     assert 1_000 < tried < 9_000
 
 

@@ -6,7 +6,7 @@ from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
 from services.router.catalog import Deployment
-from services.router.planning import Plan, make_plan
+from services.router.planning import BREAKER, Plan, make_plan, with_rescue, without_broken
 
 RATE = error_pb2.ERROR_REASON_UPSTREAM_RATE_LIMITED
 AUTH = error_pb2.ERROR_REASON_UPSTREAM_AUTH
@@ -115,3 +115,22 @@ def test_what_will_pass_is_told_before_what_will_not() -> None:
     ).refusal()
     assert (refused.reason, refused.retry_after_ms) == (RATE, 100)
     assert [e.reason for e in refused.excluded] == [FORBIDDEN, AUTH, RATE, RATE]
+
+
+def test_those_that_keep_failing_are_left_out_but_never_more_than_half() -> None:
+    made = plan("a/m", "b/m", "c/m", "d/m")
+    broken = {"a/m": 5.0, "b/m": 5.0, "d/m": 5.0}
+    left = without_broken(made, lambda name: broken.get(name, 0.0))
+    assert ids(left) == ["c/m", "a/m"]
+    assert [(out.model, out.rule) for out in left.excluded] == [("b/m", BREAKER), ("d/m", BREAKER)]
+    assert ids(without_broken(plan("a/m"), lambda _: 5.0)) == ["a/m"]
+    assert without_broken(made, lambda _: 0.0) is made
+
+
+def test_whom_to_try_after_a_certain_failure_is_nobody_who_is_tried_anyway() -> None:
+    made = plan("a/m", "b/m")
+    assert with_rescue(made, {}) is made
+    denied = {"d/m": GatewayError(FORBIDDEN, "no")}
+    both = with_rescue(made, {32: plan("b/m", "c/m", "d/m", verdicts=denied), 33: plan("a/m")})
+    assert {reason: [d.id for d in found] for reason, found in both.rescue.items()} == {32: ["c/m"]}
+    assert left_out(both) == {"d/m": FORBIDDEN}

@@ -1,0 +1,109 @@
+"""``[[route]]`` tables: what they become, and what is said of those that cannot be."""
+
+import dataclasses
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.config import ConfigError, RouteSettings, RouteTarget, load
+from tests.runtime.test_config import _commented_out
+
+ENVIRON = {"OPENAI_API_KEY": "k", "GEMINI_API_KEY": "k"}
+TO = '[[route.to]]\nmodel = "openai/m"\n'
+BACK = 'fallbacks = ["r"]\n'
+Write = Callable[[str], Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    def write_to(text: str) -> Path:
+        path = tmp_path / "onegate.toml"
+        path.write_text(text)
+        return path
+
+    return write_to
+
+
+def test_the_example_shows_every_setting_of_a_route_and_loads(write: Write) -> None:
+    text = "[[route]]" + _commented_out().partition("[[route]]")[2]
+    tables = tomllib.loads(text)["route"]
+    assert {key for table in tables for key in table} == {
+        f.name for f in dataclasses.fields(RouteSettings)
+    }
+    assert {key for table in tables for to in table["to"] for key in to} == {
+        f.name for f in dataclasses.fields(RouteTarget)
+    }
+    smart, cheap = load(write(text), ENVIRON, {}).routes
+    assert (smart.name, smart.fallbacks, smart.to[0]) == (
+        "smart",
+        ("cheap",),
+        RouteTarget(model="openai/gpt-4o", weight=95.0),
+    )
+    assert (cheap.spread, [to.model for to in cheap.to]) == (
+        "cost",
+        ["gemini/gemini-2.5-flash-lite", "openai/gpt-4o-mini"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("route = 3\n", ":1: route is written as [[route]] tables"),
+        (f"[[route]]\n{TO}", ":1: a route needs name"),
+        ('[[route]]\nname = "r"\n', ":1: a route needs 1 to 64 deployments: [[route.to]]"),
+        (f'[[route]]\nname = "r"\n{TO}{TO}', ":1: a route names each deployment once"),
+        (f'[[route]]\nname = "a b"\n{TO}', ":2: route.name must be a model's name"),
+        (
+            f'[[route]]\nname = "r"\nspred = "cost"\n{TO}',
+            ':3: there is no setting route.spred; did you mean "spread"?',
+        ),
+        (
+            f'[[route]]\nname = "r"\nspread = "price"\n{TO}',
+            ":3: route.spread must be one of weight, least-outstanding, latency, cost, throughput",
+        ),
+        (
+            f'[[route]]\nname = "r"\n{TO}weight = -1\n',
+            ":5: route.to.weight must be between 0 and 1,000,000",
+        ),
+        (f'[[route]]\nname = "r"\n{TO}wait = 1\n', ":5: there is no setting route.to.wait"),
+        (
+            '[[route]]\nname = "r"\n[[route.to]]\nmodel = "m"\n',
+            ":4: route.to.model must be a model at a provider, like openai/gpt-4o-mini",
+        ),
+        ('[[route]]\nname = "r"\n[[route.to]]\nweight = 2\n', ":3: a route.to needs model"),
+        (
+            '[[route]]\nname = "r"\n[[route.to]]\nmodel = "opena/m"\n',
+            ':4: there is no provider "opena"; did you mean "openai"?',
+        ),
+        (
+            f'[[route]]\nname = "r"\n{TO}[[route]]\nname = "r"\n{TO}',
+            ':6: there is a route "r" already',
+        ),
+        (
+            f'[[route]]\nname = "r"\nfallbacks = ["x"]\n{TO}',
+            ':3: route.fallbacks: there is no route "x"',
+        ),
+        (
+            f'[[route]]\nname = "r"\nfallbacks = ["s"]\n{TO}[[route]]\nname = "s"\n{BACK}{TO}',
+            ':3: route.fallbacks lead from "r" back to itself',
+        ),
+        (
+            f'[[route]]\nname = "r"\ncontext_fallbacks = ["other/m"]\n{TO}',
+            ':3: there is no provider "other"',
+        ),
+    ],
+)
+def test_a_fault_is_said_with_its_place(write: Write, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(write(text), ENVIRON, {})
+    assert said in str(raised.value)
+
+
+def test_a_process_that_calls_no_provider_does_not_ask_whether_it_is_there(write: Write) -> None:
+    text = f'[[route]]\nname = "r"\n{TO}'
+    (route,) = load(write(text), {}, {}, check_credentials=False).routes
+    assert route.name == "r"
+    with pytest.raises(ConfigError, match='no provider "openai"'):
+        load(write(text), {"GEMINI_API_KEY": "k"}, {})
