@@ -1,6 +1,6 @@
 """The relay by itself: what a call costs each side, one process a side, over a unix socket.
 
-Run by hand: ``.venv/bin/python -m bench.relay [--seconds 5] [--gather 0.001] [--rounds 3]``. CPU
+Run by hand: ``.venv/bin/python -m bench.relay [--seconds 5] [--gather 0.002] [--rounds 3]``. CPU
 time is the process's own, so that a busy machine changes calls/s more than µs per call. ``plain``
 is the same handler behind the ordinary server-streaming RPC; ``bare`` is a unary call of grpc.aio
 with nothing of ours around it, the yardstick for the machine.
@@ -179,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="length of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is repeated")
-    parser.add_argument("--gather", type=float, default=0.001, help="relay_gather_s")
+    parser.add_argument("--gather", type=float, default=0.002, help="relay_gather_s")
     parser.add_argument("--serve", metavar="ADDRESS", help=argparse.SUPPRESS)
     given = parser.parse_args()
     settings = RpcSettings(relay_gather_s=given.gather)

@@ -29,8 +29,13 @@ from runtime.relay_frames import (
     Frame,
 )
 
-QUIET_FRAMES: Final = 4
-"""So many frames in ``gather_s`` are no load: each goes at once."""
+QUIET_FRAMES: Final = 1.25
+"""So many frames in ``gather_s`` are no load, on the average of late: each goes at once."""
+
+LATE_WINDOWS: Final = 25
+"""What is "of late": an average that forgets over so many times ``gather_s``, so that calls which
+come by chance at the same moment are not taken for load.
+"""
 
 BLOCKED_S: Final = 0.05
 """A write that takes longer waits for a peer that takes nothing."""
@@ -65,9 +70,9 @@ class FrameWriter:
     """Gathers frames and writes them, one batch at a time.
 
     A frame queued on an idle stream goes out in the same turn of the event loop, with whatever
-    else that turn queued. Under load, which is more than ``QUIET_FRAMES`` in ``gather_s`` seconds,
-    at least that time passes between two batches, so that the fixed cost of a message is shared
-    by many calls.
+    else that turn queued. Under load, which is more than ``QUIET_FRAMES`` in ``gather_s`` seconds
+    for a while, at least that time passes between two batches, so that the fixed cost of a message
+    is shared by many calls.
     """
 
     __slots__ = (
@@ -201,8 +206,10 @@ class FrameWriter:
         :class:`NotWritten` when nothing of the batch went out.
         """
         gather_s = self._gather_s
+        late_s = LATE_WINDOWS * gather_s or math.inf
+        busy = LATE_WINDOWS * QUIET_FRAMES
         began_s = -math.inf
-        # Frames of late, beyond what would have been quiet.
+        # Frames, each the less the longer ago.
         load = 0.0
         while True:
             while not (self._bytes or self._full or self.large):
@@ -211,13 +218,11 @@ class FrameWriter:
                 self._sleeper = self.loop.create_future()
                 await self._sleeper
             passed_s = self._clock.monotonic() - began_s
-            if passed_s < gather_s:
-                load = max(load - QUIET_FRAMES * passed_s / gather_s, 0.0)
-                if load > QUIET_FRAMES and not self._closing:
-                    await self._clock.sleep(gather_s - passed_s)
-            else:
-                load = 0.0
-            began_s = self._clock.monotonic()
+            if passed_s < gather_s and load > busy and not self._closing:
+                await self._clock.sleep(gather_s - passed_s)
+            now_s = self._clock.monotonic()
+            load *= math.exp((began_s - now_s) / late_s)
+            began_s = now_s
             load += await self._write(write)
             while self._full:
                 load += await self._write(write)

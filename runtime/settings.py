@@ -166,7 +166,7 @@ class RpcSettings:
     message_bytes_max: int = field(default=64 * MIB, metadata=between(64 * 1024, GIB))
     calls_max: int = field(default=4096, metadata=between(1, 1_000_000))
     call_timeout_max_s: float = field(default=3600.0, metadata=between(0.1, DAY_S))
-    relay_gather_s: float = field(default=0.001, metadata=between(0, 0.1))
+    relay_gather_s: float = field(default=0.002, metadata=between(0, 0.1))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -273,8 +273,8 @@ async def timed(writer: FrameWriter, bursts: list[tuple[float, int]]) -> list[tu
 @pytest.mark.anyio
 async def test_under_load_batches_keep_their_distance_and_the_first_goes_at_once() -> None:
     writer = FrameWriter(RelayRequest, SystemClock(), RpcSettings(relay_gather_s=0.4))
-    written = await timed(writer, [(0, 6), (0.01, 3), (0.02, 5), (1.0, 1)])
-    assert [frames for _, frames in written] == [6, 8, 1]
+    written = await timed(writer, [(0, 40), (0.01, 3), (0.02, 5), (1.0, 1)])
+    assert [frames for _, frames in written] == [40, 8, 1]
     times = [at_s for at_s, _ in written]
     assert times[0] < 0.2
     assert times[1] - times[0] >= 0.395
@@ -286,6 +286,14 @@ async def test_a_few_frames_go_at_once_each() -> None:
     writer = FrameWriter(RelayRequest, SystemClock(), RpcSettings(relay_gather_s=0.4))
     written = await timed(writer, [(0, 1), (0.02, 2), (0.04, 1)])
     assert [frames for _, frames in written] == [1, 2, 1]
+    assert written[-1][0] < 0.3
+
+
+@pytest.mark.anyio
+async def test_bursts_that_come_seldom_are_no_load() -> None:
+    writer = FrameWriter(RelayRequest, SystemClock(), RpcSettings(relay_gather_s=0.4))
+    written = await timed(writer, [(0, 8), (0.02, 8), (0.04, 8)])
+    assert [frames for _, frames in written] == [8, 8, 8]
     assert written[-1][0] < 0.3
 
 
