@@ -7,6 +7,7 @@ with comments until the first token. Whatever breaks after that is an error even
 """
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from typing import Final
 
@@ -78,6 +79,9 @@ class ChatEndpoint:
         context = call_context(
             request.headers, request_id=call.request_id, client_address=request.client
         )
+        if context.idempotency_key:
+            # The router may get the call in either form; a retry is known by the caller's own.
+            context.body_digest = hashlib.sha256(chat.body).digest()
         if chat.model in self.typed_models:
             payload = typed(chat, context).SerializeToString()
         else:
@@ -303,9 +307,14 @@ class ChatExchange:
 
     def _frame(self) -> AnswerFrame:
         fields = self._chat.fields
+        request_id, created_unix_s = self._call.request_id, int(self._clock.now().timestamp())
+        if self._served is not None and self._served.repetition.request_id:
+            # Every retry gets what the first call got, to the byte.
+            repetition = self._served.repetition
+            request_id, created_unix_s = repetition.request_id, repetition.created_unix_s
         return AnswerFrame(
-            id=f"chatcmpl-{self._call.request_id.removeprefix('req_')}",
-            created_unix_s=int(self._clock.now().timestamp()),
+            id=f"chatcmpl-{request_id.removeprefix('req_')}",
+            created_unix_s=created_unix_s,
             model=self._served.model if self._served is not None else self._chat.model,
             legacy_functions=fields.functions is not None,
             stream_usage=self._chat.stream_usage,

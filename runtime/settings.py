@@ -105,6 +105,8 @@ class RouterSettings:
     retry_budget: float = field(default=0.1, metadata=between(0, 1))
     calls_max: int = field(default=2000, metadata=between(1, 1_000_000))
     output_tokens_cap: int = field(default=8192, metadata=between(256, 10_000_000))
+    idempotency_window_s: float = field(default=DAY_S, metadata=between(0, 31 * DAY_S))
+    idempotency_answer_bytes_max: int = field(default=4 * MIB, metadata=between(1024, 64 * MIB))
     discovery_interval_s: float = field(default=3600.0, metadata=between(0.1, 7 * DAY_S))
     drain_timeout_s: float = field(default=300.0, metadata=between(0, 3600))
 

@@ -12,6 +12,8 @@ TAGS_MAX: Final = 16
 """How many tags a call may have."""
 NAME_CHARS_MAX: Final = 64
 VALUE_CHARS_MAX: Final = 512
+KEY_CHARS_MAX: Final = 255
+"""Of an idempotency key."""
 
 _USD: Final = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?")
 _TEXTS: Final = {
@@ -23,7 +25,8 @@ _TEXTS: Final = {
 _TAGS: Final = b"x-onegate-tags"
 _COST_MAX: Final = b"x-onegate-max-cost"
 _DRY_RUN: Final = b"x-onegate-dry-run"
-_OURS: Final = frozenset({*_TEXTS.values(), _TAGS, _COST_MAX, _DRY_RUN})
+_IDEMPOTENCY: Final = b"idempotency-key"
+_OURS: Final = frozenset({*_TEXTS.values(), _TAGS, _COST_MAX, _DRY_RUN, _IDEMPOTENCY})
 """All headers of ours: most calls have none of them, and are asked for all at once."""
 _FLAGS: Final = {"true": True, "false": False}
 
@@ -34,8 +37,8 @@ def call_context(
     """The context of a call. Raises INVALID_REQUEST for a header that cannot be understood.
 
     Args:
-        headers: names in lower case. ``x-onegate-tags`` is ``team=search, env=prod``;
-            ``x-onegate-max-cost`` is a decimal in USD.
+        headers: names in lower case, ours and ``idempotency-key``. ``x-onegate-tags`` is
+            ``team=search, env=prod``; ``x-onegate-max-cost`` is a decimal in USD.
         request_id: the gateway's own id of the request.
         client_address: the caller's network address.
     """
@@ -51,7 +54,16 @@ def call_context(
         context.cost_max_nano_usd = _nano_usd(_text(headers[_COST_MAX], _COST_MAX))
     if _DRY_RUN in headers:
         context.dry_run = _flag(_text(headers[_DRY_RUN], _DRY_RUN), _DRY_RUN)
+    if _IDEMPOTENCY in headers:
+        context.idempotency_key = _key(_text(headers[_IDEMPOTENCY], _IDEMPOTENCY))
     return context
+
+
+def _key(text: str) -> str:
+    if not text.isprintable() or not 0 < len(text) <= KEY_CHARS_MAX:
+        # Taken for none, a key would protect nothing.
+        raise _refusal(_IDEMPOTENCY, f"must be 1 to {KEY_CHARS_MAX} printable characters")
+    return text
 
 
 def _flag(text: str, header: bytes) -> bool:

@@ -28,6 +28,8 @@ def served_lines(
         # A model's name is its provider's, and must not make a line of its own.
         model = _SPLITS.sub("", model)
     cost = f"x-onegate-cost: {usd(metered.cost_nano_usd)}\r\n" if metered is not None else ""
+    if served.repetition.request_id:
+        cost = _repetition(served.repetition, cost)
     requests = _limit("requests", served.requests) if served.HasField("requests") else ""
     tokens = _limit("tokens", served.tokens) if served.HasField("tokens") else ""
     route = f"x-onegate-route: {_SPLITS.sub('', served.route)}\r\n" if served.route else ""
@@ -35,6 +37,19 @@ def served_lines(
         f"server-timing: gateway;dur={gateway_ms:.2f}, upstream;dur={upstream_ms:.2f}\r\n"
         f"x-onegate-model: {model}\r\nx-onegate-attempts: {served.attempts}\r\n"
         f"{route}{cost}{requests}{tokens}"
+    )
+
+
+def _repetition(repetition: chat_pb2.Repetition, cost: str) -> str:
+    """What the answer is to its idempotency key; a replayed one cost nothing, ``cost`` was the
+    first call's.
+    """
+    if not repetition.replayed:
+        return f"{cost}x-onegate-replayed: false\r\n"
+    original = _SPLITS.sub("", repetition.request_id)
+    return (
+        f"x-onegate-cost: {usd(0)}\r\nx-onegate-replayed: true\r\n"
+        f"x-onegate-original-request-id: {original}\r\n"
     )
 
 

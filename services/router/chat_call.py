@@ -21,6 +21,7 @@ from runtime.errors import GatewayError
 from services.router import bounds
 from services.router.access import Chooser, Way, best_seat, open_to
 from services.router.admission import CallFacts, refusal
+from services.router.answer_log import METADATA_KEY
 from services.router.catalog import Deployment
 from services.router.data_rules import CallData, call_data
 from services.router.exchange import Line, Prepared, ProviderCall
@@ -31,6 +32,7 @@ from services.router.parts import Parts, Provider
 from services.router.planning import Excluded, Plan
 from services.router.providers.base import Exchange
 from services.router.purse import Purse
+from services.router.repeats import Asked
 from services.router.retries import Step, pause_s, step_after
 from services.router.routing import asked_of, look_of, plan_call
 from services.router.settlement import Attempt, Caller, Terms
@@ -96,6 +98,12 @@ class ChatCall:
         self._request_id = request_id
         if request.context.dry_run:
             await self._explain(await self._asked(now_unix_s, now_s), now_unix_s, now_s)
+            return
+        if parts.repeats is not None and (
+            request.context.idempotency_key or METADATA_KEY in self._call.metadata
+        ):
+            asked = Asked(self._call, request, grant, request_id, partial(_run, parts))
+            await parts.repeats.serve(key, asked)
             return
         if parts.purses is not None:
             self._purse = parts.purses.of(grant, request)
@@ -415,6 +423,10 @@ class ChatCall:
         failure.attempts = self._line.attempts
         failure.excluded = [out.to_proto() for out in self._excluded]
         return failure
+
+
+async def _run(parts: Parts, call: ServerCall) -> None:
+    await ChatCall(parts, call).run()
 
 
 def _capped(exchange: Exchange, output_tokens_max: int) -> Exchange:

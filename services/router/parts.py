@@ -19,6 +19,7 @@ from services.router.meters import Meters
 from services.router.observed import Observed
 from services.router.providers.base import UpstreamRequest, Wire
 from services.router.purse import Purses
+from services.router.repeats import Repeats
 from services.router.routes import Routes
 from services.router.shared_limits import SharedLimits
 from services.router.standings import Standings
@@ -121,6 +122,8 @@ class Parts:
     """Where several routers count together."""
     purses: Purses | None = None
     """What sets money aside for calls that budgets count."""
+    repeats: Repeats | None = None
+    """What makes calls with an idempotency key once; absent where that is switched off."""
     cooldowns: SharedCooldowns | None = None
     """Where several routers tell each other who cools down."""
     failpoints: Failpoints = OFF

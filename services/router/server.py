@@ -40,6 +40,7 @@ from services.router.parts import Parts
 from services.router.pricebook import PriceBook
 from services.router.providers import PROVIDERS
 from services.router.purse import Purses
+from services.router.repeats import Repeats
 from services.router.routes import Routes
 from services.router.sharing import share
 from services.router.shipper import Shipper
@@ -141,6 +142,7 @@ class _Router:
             cooldowns=shared.cooldowns,
             purses=purses,
             failpoints=failpoints,
+            repeats=_repeats(own, journal, usage, (clock, entropy), stack),
         )
         explain = ExplainService(parts, key_service_pb2_grpc.KeyServiceStub(auth))
         return cls(grants, prices, purses, parts, await _serve(settings, parts, explain, stack))
@@ -172,6 +174,22 @@ def _purses(
         part.start()
         stack.push_async_callback(part.close)
     return Purses(watch, holds, (clock, entropy), own.output_tokens_cap)
+
+
+def _repeats(
+    own: RouterSettings,
+    journal: Journal,
+    usage: grpc.aio.Channel,
+    ports: tuple[Clock, Entropy],
+    stack: AsyncExitStack,
+) -> Repeats | None:
+    """What makes calls with an idempotency key once, unless the operator does not want it."""
+    if not own.idempotency_window_s:
+        return None
+    repeats = Repeats(usage, journal, own, ports)
+    repeats.start()
+    stack.push_async_callback(repeats.close)
+    return repeats
 
 
 async def _configured(

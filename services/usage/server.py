@@ -14,6 +14,7 @@ from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
     budget_service_pb2_grpc,
     hold_service_pb2_grpc,
+    idempotency_service_pb2_grpc,
     ledger_service_pb2_grpc,
     price_service_pb2_grpc,
     usage_service_pb2,
@@ -29,7 +30,7 @@ from runtime.readiness import follow_store, when_available
 from runtime.rpc import RpcServer, require_operator
 from runtime.secrets import FileSecrets, Secret
 from runtime.sql import Database, open_configured
-from services.usage import ledger_schema, reports, seed
+from services.usage import idempotency_store, ledger_schema, reports, seed
 from services.usage.board import Board
 from services.usage.budget_board import BudgetBoard
 from services.usage.budget_service import BudgetIds, BudgetService, LedgerService
@@ -39,6 +40,8 @@ from services.usage.facts import shipped_facts
 from services.usage.hold_service import HoldService
 from services.usage.hold_store import HoldStore
 from services.usage.holder_store import HolderStore
+from services.usage.idempotency_service import SPARE_US, IdempotencyService
+from services.usage.idempotency_store import IdempotencyStore
 from services.usage.intake import Intake
 from services.usage.ledger_check import LedgerCheck
 from services.usage.ledger_keeper import LedgerKeeper
@@ -150,11 +153,17 @@ class _Books:
         stores = (self._budgets, self._holders, self._check)
         self.keeper = LedgerKeeper(stores, self._board, clock, metrics)
         self._metrics = metrics
+        self._answers = IdempotencyStore(database, shared_clock(clock))
+        self.answers = IdempotencyService(self._answers, clock, metrics)
         self._hold_service: HoldService | None = None
 
     async def start(self, clock: Clock) -> None:
         """Brings the schema up to date and takes in what is kept. Raises STORE_UNAVAILABLE."""
         await self._database.migrate("usage_ledger", ledger_schema.MIGRATIONS, now=clock.now())
+        await self._database.migrate(
+            "usage_idempotency", idempotency_store.MIGRATIONS, now=clock.now()
+        )
+        await self._answers.spare(SPARE_US)
         await self.keeper.start()
 
     def serve(self, server: RpcServer, operator_token: Secret) -> None:
@@ -172,6 +181,9 @@ class _Books:
         server.add(
             ledger_service_pb2_grpc.add_LedgerServiceServicer_to_server,
             LedgerService(self._check, operator_token),
+        )
+        server.add(
+            idempotency_service_pb2_grpc.add_IdempotencyServiceServicer_to_server, self.answers
         )
 
     async def close(self) -> None:
@@ -226,6 +238,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
                 tasks.create_task(board.run()),
                 tasks.create_task(prices.run()),
                 tasks.create_task(books.keeper.run()),
+                tasks.create_task(books.answers.run()),
                 tasks.create_task(follow_store(server, prices.age_s, clock)),
             ]
             ready()

@@ -1019,6 +1019,8 @@ class CallContext(_message.Message):
     COST_MAX_NANO_USD_FIELD_NUMBER: _builtins.int
     DATA_CLASS_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    BODY_DIGEST_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's id, unique; made by the edge or, when empty, by the router."""
     client_address: _builtins.str
@@ -1037,6 +1039,14 @@ class CallContext(_message.Message):
     """Answer with the plan alone, as one `plan` event: nobody is called, nothing is held or recorded
     (`x-onegate-dry-run`).
     """
+    idempotency_key: _builtins.str
+    """The call is made once, however often it comes with this key (`Idempotency-Key`), which has at most 255
+    characters; empty for none. Metadata `idempotency-key` says the same.
+    """
+    body_digest: _builtins.bytes
+    """A digest of what was asked, where the caller's own form is not the one sent here: the same for every
+    retry. Empty: the request itself is what must be the same.
+    """
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Tags for cost tracking (`x-onegate-tags`)."""
@@ -1053,10 +1063,12 @@ class CallContext(_message.Message):
         cost_max_nano_usd: _builtins.int | None = ...,
         data_class: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
+        idempotency_key: _builtins.str = ...,
+        body_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd", "cost_max_nano_usd", b"cost_max_nano_usd"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd", "client_address", b"client_address", "cost_max_nano_usd", b"cost_max_nano_usd", "customer", b"customer", "data_class", b"data_class", "dry_run", b"dry_run", "feature", b"feature", "request_id", b"request_id", "run", b"run", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd", "body_digest", b"body_digest", "client_address", b"client_address", "cost_max_nano_usd", b"cost_max_nano_usd", "customer", b"customer", "data_class", b"data_class", "dry_run", b"dry_run", "feature", b"feature", "idempotency_key", b"idempotency_key", "request_id", b"request_id", "run", b"run", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_max_nano_usd: _TypeAlias = _typing.Literal["cost_max_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__cost_max_nano_usd: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd"]  # noqa: Y015
@@ -1163,6 +1175,7 @@ class Served(_message.Message):
     REQUESTS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
+    REPETITION_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model, as `provider/model`."""
     attempts: _builtins.int
@@ -1179,6 +1192,10 @@ class Served(_message.Message):
     def tokens(self) -> Global___LimitStatus:
         """Where the caller's limit on tokens stands; unset when there is none."""
 
+    @_builtins.property
+    def repetition(self) -> Global___Repetition:
+        """Set for a call with an idempotency key."""
+
     def __init__(
         self,
         *,
@@ -1188,14 +1205,45 @@ class Served(_message.Message):
         requests: Global___LimitStatus | None = ...,
         tokens: Global___LimitStatus | None = ...,
         route: _builtins.str = ...,
+        repetition: Global___Repetition | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests", "tokens", b"tokens"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["repetition", b"repetition", "requests", b"requests", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "model", b"model", "requests", b"requests", "route", b"route", "tokens", b"tokens", "upstream_us", b"upstream_us"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "model", b"model", "repetition", b"repetition", "requests", b"requests", "route", b"route", "tokens", b"tokens", "upstream_us", b"upstream_us"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Served: _TypeAlias = Served  # noqa: Y015
+
+@_typing.final
+class Repetition(_message.Message):
+    """What an answer is to its idempotency key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPLAYED_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    CREATED_UNIX_S_FIELD_NUMBER: _builtins.int
+    replayed: _builtins.bool
+    """Whether this is the answer of an earlier call, which costs nothing more."""
+    request_id: _builtins.str
+    """The id of the request whose answer it is."""
+    created_unix_s: _builtins.int
+    """When that was, in Unix seconds."""
+    def __init__(
+        self,
+        *,
+        replayed: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        created_unix_s: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_unix_s", b"created_unix_s", "replayed", b"replayed", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Repetition: _TypeAlias = Repetition  # noqa: Y015
 
 @_typing.final
 class LimitStatus(_message.Message):

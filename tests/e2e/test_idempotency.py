@@ -1,0 +1,101 @@
+"""Idempotency-Key on a whole gateway, with the official SDK: one call, one posting, however often
+it is asked for, through whichever edge and router, and whatever dies.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.fake_provider import FakeProvider, Reply, running_in_thread
+from tests.gateway import Gateway, running_gateway, wait_until
+
+CONFIG = """
+[[provider]]
+name = "fake"
+kind = "openai"
+base_url = "{base_url}"
+api_key_env = "FAKE_KEY"
+models = ["m"]
+"""
+WORDS = "one two three four five six seven eight nine ten"
+SLOW = Reply(text=WORDS, chunk_delay_s=0.1)
+KEY = "Idempotency-Key"
+
+
+@pytest.fixture(scope="module")
+def provider() -> Iterator[FakeProvider]:
+    with running_in_thread(FakeProvider()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, provider: FakeProvider) -> Iterator[Gateway]:
+    config = CONFIG.format(base_url=provider.base_url)
+    directory = tmp_path_factory.mktemp("idempotency")
+    with running_gateway(
+        directory, config, workers=2, environment={"FAKE_KEY": "fake-key"}
+    ) as running:
+        running.cli(
+            "prices", "set", "openai/m", "--input", "0", "--output", "1000", "--source", "a test"
+        )
+        yield running
+
+
+@pytest.fixture
+async def client(gateway: Gateway) -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(
+        base_url=gateway.base_url,
+        headers={"authorization": f"Bearer {gateway.api_key}"},
+        timeout=60,
+        # A connection a call: the workers share the port, so calls come to both edges.
+        limits=httpx2.Limits(max_keepalive_connections=0),
+    ) as opened:
+        yield opened
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    return {"model": "fake/m", "messages": [{"role": "user", "content": "Hello!"}], **fields}
+
+
+def calls_of(provider: FakeProvider) -> int:
+    """How many calls the provider saw, by its own tally."""
+    return len(provider.chats)
+
+
+def rows(gateway: Gateway) -> int:
+    """How many attempts were posted."""
+    listed = json.loads(gateway.cli("usage", "--by", "model", "-o", "json"))
+    return sum(int(row["attempts"]) for row in listed)
+
+
+@pytest.mark.anyio
+async def test_fifty_retries_while_the_first_streams_make_one_call_and_one_posting(
+    gateway: Gateway, provider: FakeProvider, client: httpx2.AsyncClient
+) -> None:
+    provider.default = SLOW
+    calls, posted = calls_of(provider), rows(gateway)
+
+    async def ask() -> httpx2.Response:
+        wanted = body(stream=True, stream_options={"include_usage": True})
+        return await client.post("/chat/completions", json=wanted, headers={KEY: "fifty"})
+
+    first = asyncio.create_task(ask())
+    await asyncio.to_thread(wait_until, lambda: calls_of(provider) > calls, 30, "the first call")
+    answers = await asyncio.gather(first, *(ask() for _ in range(50)))
+    assert [answer.status_code for answer in answers] == [200] * 51
+    assert len({answer.content for answer in answers}) == 1
+    assert answers[0].content.endswith(b"data: [DONE]\n\n")
+    replayed = [answer.headers["x-onegate-replayed"] for answer in answers]
+    assert replayed == ["false", *["true"] * 50]
+    original = answers[0].headers["x-request-id"]
+    assert {a.headers["x-onegate-original-request-id"] for a in answers[1:]} == {original}
+    assert calls_of(provider) == calls + 1
+    wait_until(lambda: rows(gateway) == posted + 1, 20, "one posting")
+    again = await ask()
+    assert again.content == answers[0].content
+    assert calls_of(provider) == calls + 1
+    assert rows(gateway) == posted + 1
