@@ -33,6 +33,7 @@ from runtime.settings import (
     CredentialSettings,
     EdgeSettings,
     LimitsSettings,
+    OidcSettings,
     ProviderSettings,
     RouterSettings,
     RpcSettings,
@@ -50,6 +51,7 @@ __all__ = [
     "CredentialSettings",
     "EdgeSettings",
     "LimitsSettings",
+    "OidcSettings",
     "ProviderSettings",
     "RouteSettings",
     "RouteTarget",
@@ -79,6 +81,7 @@ _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "edge": EdgeSettings,
     "router": RouterSettings,
     "auth": AuthSettings,
+    "oidc": OidcSettings,
     "usage": UsageSettings,
     "limits": LimitsSettings,
     "rpc": RpcSettings,
@@ -239,6 +242,16 @@ class _Draft:
             if values.dsn and values.dsn_file:
                 where = self.origins[f"{section}.dsn_file"]
                 self.refuse(where, f"{section} has dsn or dsn_file, not both")
+        self._check_oidc(settings.oidc)
+
+    def _check_oidc(self, oidc: OidcSettings) -> None:
+        if oidc.issuer and not oidc.client_id:
+            self.refuse(self.origins["oidc.issuer"], "oidc.issuer needs oidc.client_id")
+        if oidc.issuer and "openid" not in oidc.scopes:
+            self.refuse(self.origins["oidc.scopes"], "oidc.scopes must name openid")
+        if oidc.create_users and not oidc.allowed_domains and not oidc.group_roles:
+            message = "oidc.create_users needs allowed_domains or group_roles, or anybody gets in"
+            self.refuse(self.origins["oidc.create_users"], message)
 
     def settings(self) -> Settings:
         """The settings, without providers."""

@@ -31,6 +31,7 @@ _MODEL: Final = re.compile(r"[A-Za-z0-9._~:/@+-]{1,200}")
 _REGION: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
 _CLASS: Final = re.compile(r"[a-z][a-z0-9_-]{0,31}", re.ASCII)
 _CLASSES_MAX: Final = 16
+_DOMAIN: Final = re.compile(r"(?:[a-z0-9-]+\.)+[a-z0-9-]+", re.ASCII)
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 
@@ -207,6 +208,47 @@ def base_url(value: str) -> str | None:
     if not value.isascii() or not value.isprintable() or " " in value or "\\" in value:
         return "must be plain ASCII without spaces or backslashes"
     return None
+
+
+def issuer(value: str) -> str | None:
+    """The issuer of an identity provider; empty for none. Plain HTTP on this machine alone."""
+    complaint = base_url(value)
+    if complaint is not None or not value or is_safe_url(value):
+        return complaint
+    return "must start with https://: what it says decides who may administer"
+
+
+def is_safe_url(value: str) -> bool:
+    """Whether what is fetched from there was not put in on the way: HTTPS, or this machine."""
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return False
+    if parts.scheme == "https":
+        return bool(parts.hostname)
+    return parts.scheme == "http" and parts.hostname in ("127.0.0.1", "::1", "localhost")
+
+
+def domain(value: str) -> str | None:
+    """What stands behind the @ of an address."""
+    if _DOMAIN.fullmatch(value):
+        return None
+    return "must be domains like example.com, in lower case and without an @"
+
+
+def group_role(value: str) -> str | None:
+    """What members of an identity provider's group are here."""
+    group, equals, target = value.rpartition("=")
+    if equals and group.strip() and target in ("owner", "reader"):
+        return None
+    if equals and group.strip() and target.removeprefix("group:").strip() != target:
+        return None
+    return "must look like platform=owner, everybody=reader or ml=group:NAME"
+
+
+def text(value: str) -> str | None:
+    """One line; empty for nothing."""
+    return None if value.isprintable() else "must be one line of printable text"
 
 
 def provider_name(value: str) -> str | None:

@@ -141,6 +141,28 @@ class AuthSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OidcSettings:
+    """How people sign in through an identity provider (OpenID Connect). ``group_roles`` are entries
+    ``group=owner``, ``group=reader`` or ``group=group:NAME``; ``client_secret_file`` is for a
+    client that is not public.
+    """
+
+    issuer: str = field(default="", metadata=ruled(rules.issuer))
+    client_id: str = field(default="", metadata=ruled(rules.text))
+    client_secret_file: str = field(default="", metadata=ruled(rules.path))
+    audience: str = field(default="", metadata=ruled(rules.text))
+    scopes: tuple[str, ...] = field(
+        default=("openid", "email", "profile"), metadata=each(rules.word)
+    )
+    organization: str = field(default="", metadata=ruled(rules.text))
+    allowed_domains: tuple[str, ...] = field(default=(), metadata=each(rules.domain))
+    create_users: bool = False
+    group_claim: str = field(default="groups", metadata=ruled(rules.word))
+    group_roles: tuple[str, ...] = field(default=(), metadata=each(rules.group_role))
+    session_s: int = field(default=8 * 3600, metadata=between(300, 7 * DAY_S))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UsageSettings:
     """The usage service. ``dsn`` may hold a password and is never shown; ``dsn_file`` names a file
     that holds it.
@@ -239,6 +261,7 @@ class Settings:
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     router: RouterSettings = field(default_factory=RouterSettings)
     auth: AuthSettings = field(default_factory=AuthSettings)
+    oidc: OidcSettings = field(default_factory=OidcSettings)
     usage: UsageSettings = field(default_factory=UsageSettings)
     limits: LimitsSettings = field(default_factory=LimitsSettings)
     rpc: RpcSettings = field(default_factory=RpcSettings)

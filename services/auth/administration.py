@@ -9,7 +9,7 @@ import collections
 import contextlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, TypeAlias, TypeVar
@@ -28,6 +28,7 @@ from runtime.rpc_server import metadata_of
 from runtime.secrets import Secret
 from services.auth import audit, key_rows, keys, rights_rows
 from services.auth.identity import Identity, NewSecret
+from services.auth.issuer import Issuer
 from services.auth.objects import AuditHeadRecord, AuditRecord, UserRecord
 from services.auth.permissions import OPERATIONS, OPERATOR, Rights
 from services.auth.records import (
@@ -50,6 +51,9 @@ ORGANIZATION_KEY: Final = "x-onegate-organization"
 
 REFUSALS_LOGGED_MAX: Final = 60
 """How many refusals of one key are logged in a minute."""
+
+BREAK_GLASS_S: Final = 3600.0
+"""How often the alarm is raised about one key at most, in seconds."""
 
 CALLERS_MAX: Final = 10_000
 """Of how many keys refusals are counted in a minute; those of any more are not logged."""
@@ -204,6 +208,20 @@ class Deed:
         self._operation = operation
         self._append(resource_id="", refusal=reason_name(error.reason))
 
+    def turned_away(self, who: str, error: GatewayError) -> None:
+        """Logs a sign-in that was refused; ``who`` as the identity provider says."""
+        self._append(resource_id=who, refusal=reason_name(error.reason))
+
+    def break_glass(self) -> None:
+        """Logs that a key is used that is of the organisation itself."""
+        self.enter()
+        self.own("break_glass")
+        self._append(resource_id=self.key.id if self.key else "")
+
+    def own(self, operation: str) -> None:
+        """Does what is about the caller alone, and needs no permission."""
+        self._operation = operation
+
     def _append(
         self,
         *,
@@ -258,12 +276,20 @@ class Administration:
     """Does what callers ask, each in one transaction, and tells watchers of it."""
 
     def __init__(
-        self, identity: Identity, operator_token: Secret, feed: Feed, watchers: Watchers
+        self,
+        identity: Identity,
+        operator_token: Secret,
+        feed: Feed,
+        watchers: Watchers,
+        issuer: Issuer | None = None,
     ) -> None:
         self.identity = identity
+        self.issuer = issuer
+        self._people_sign_in = issuer is not None
+        self._break_glass: dict[str, float] = {}
         self._operator_token = operator_token
-        self._feed = feed
-        self._watchers = watchers
+        self.feed = feed
+        self.watchers = watchers
         self._minute = 0
         self._refusals: collections.Counter[bytes | None] = collections.Counter()
 
@@ -273,13 +299,32 @@ class Administration:
 
     async def read(self, context: Context, work: Callable[[Deed], T]) -> T:
         """What ``work`` finds out. Raises what it raises; refusals are logged."""
-        return await self._perform(context, work, self.identity.store.view)
+        return await self._perform(self._caller(context), work, self.identity.store.view)
 
     async def change(self, context: Context, work: Callable[[Deed], T]) -> T:
         """What ``work`` does. When this returns, every watcher of this process has been told."""
-        answer = await self._perform(context, work, self.identity.store.change)
+        return await self._change(self._caller(context), work)
+
+    async def admit(self, context: Context, organization: str, work: Callable[[Deed], T]) -> T:
+        """What ``work`` does for somebody who has no key yet, with the rights of the gateway
+        itself: it must let nobody have more than they have a right to.
+        """
+        return await self._change(self._gateway(context, organization), work)
+
+    async def failed_sign_in(
+        self, context: Context, organization: str, who: str, error: GatewayError
+    ) -> None:
+        """Logs that somebody was not let in; so many in a minute."""
+        caller = self._gateway(context, organization)
+        if self._is_news(caller):
+            await self.identity.store.change(
+                lambda session: Deed(self.identity, session, caller).turned_away(who, error)
+            )
+
+    async def _change(self, caller: Caller, work: Callable[[Deed], T]) -> T:
+        answer = await self._perform(caller, work, self.identity.store.change)
         try:
-            await self._feed.refresh()
+            await self.feed.refresh()
         except GatewayError as error:
             # The change is kept whatever happens here: a log that cannot be read just now is
             # read again soon.
@@ -299,16 +344,15 @@ class Administration:
         Raises STORE_UNAVAILABLE when it cannot be known; the change is kept all the same.
         """
         wait_max_s = wait_max_ms / 1000 if wait_max_ms > 0 else float("inf")
-        since_s = self._watchers.now_s()
-        behind = await self._watchers.confirmed(revision, since_s, wait_max_s)
+        since_s = self.watchers.now_s()
+        behind = await self.watchers.confirmed(revision, since_s, wait_max_s)
         found = []
         for watcher in behind:
             found.append(key_service_pb2.UnconfirmedWatcher(name=watcher.name))
             found[-1].refuses_by.FromDatetime(watcher.refuses_by)
         return found
 
-    async def _perform(self, context: Context, work: Callable[[Deed], T], transact: Any) -> T:
-        caller = self._caller(context)
+    async def _perform(self, caller: Caller, work: Callable[[Deed], T], transact: Any) -> T:
         deeds: list[Deed] = []
 
         def done(session: Session) -> T:
@@ -325,7 +369,26 @@ class Administration:
             if error.reason in _LOGGED and self._is_news(caller):
                 await self._log_refusal(caller, deeds[-1].operation, error)
             raise
+        await self._note_break_glass(caller, deeds[-1].key)
         return answer
+
+    async def _note_break_glass(self, caller: Caller, key: KeyRecord | None) -> None:
+        """Raises the alarm when, where people sign in, a key is used that is nobody's."""
+        if not self._people_sign_in or key is None or key.principal_id:
+            return
+        now_s = self.identity.clock.monotonic()
+        if now_s - self._break_glass.get(key.id, float("-inf")) < BREAK_GLASS_S:
+            return
+        self._break_glass[key.id] = now_s
+        _LOG.warning("break glass: the key %s (%r) administers", key.id, key.name)
+        try:
+            await self.identity.store.change(
+                lambda session: Deed(self.identity, session, caller).break_glass()
+            )
+        except GatewayError as error:
+            # What the key was used for is done: the alarm is raised at its next use.
+            del self._break_glass[key.id]
+            _LOG.warning("the alarm could not be logged: %s", error.message)
 
     def _is_news(self, caller: Caller) -> bool:
         """Whether a refusal is logged: so many in a minute of each key, or somebody could fill the
@@ -345,12 +408,18 @@ class Administration:
             lambda session: Deed(self.identity, session, caller).refused(operation, error)
         )
 
+    def _gateway(self, context: Context, organization: str) -> Caller:
+        return Caller(
+            mac=None,
+            kind=grant_pb2.KEY_KIND_UNSPECIFIED,
+            organization=organization,
+            address=_address(metadata_of(context)),
+        )
+
     def _caller(self, context: Context) -> Caller:
         """Who calls. Raises INVALID_API_KEY for nobody."""
         metadata = metadata_of(context)
-        address = metadata.get(ADDRESS_KEY, "")
-        if not _ADDRESS.fullmatch(address):
-            address = ""
+        address = _address(metadata)
         if OPERATOR_KEY in metadata:
             require_operator(metadata, self._operator_token.reveal())
             organization = metadata.get(ORGANIZATION_KEY, "")
@@ -366,6 +435,11 @@ class Administration:
             raise keys.invalid_key()
         mac = self.identity.mac(apikeys.digest(bearer[1]))
         return Caller(mac=mac, kind=kind, organization="", address=address)
+
+
+def _address(metadata: Mapping[str, str]) -> str:
+    address = metadata.get(ADDRESS_KEY, "")
+    return address if _ADDRESS.fullmatch(address) else ""
 
 
 def missing(what: str, param: str = "id") -> GatewayError:

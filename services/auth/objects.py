@@ -110,6 +110,52 @@ class AssignmentRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UserIdentityRecord:
+    """Whom an identity provider's subject is here: bound at the first sign-in, so that an address
+    that the provider gives to somebody else later opens nothing.
+    """
+
+    id: str
+    organization_id: str
+    user_id: str
+    issuer: str
+    subject: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignInRecord:
+    """A sign-in under way. Holds no secret: what it takes to finish it, its caller keeps.
+
+    Args:
+        challenge: the base64url of the SHA-256 of the caller's verifier.
+        redirect_uri: empty for one on another device.
+        device_digest: the SHA-256 of the device code, in hexadecimal; empty for none.
+        interval_s: the least time between two questions to the provider.
+        poll_at: not before then is the provider asked.
+    """
+
+    id: str
+    organization_id: str
+    challenge: str
+    redirect_uri: str
+    device_digest: str
+    interval_s: int
+    poll_at: datetime
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRecord:
+    """An admin key (of the same id) that a sign-in has made."""
+
+    id: str
+    organization_id: str
+    user_id: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceAccountRecord:
     """Whose keys a program uses. ``role`` is ``owner``, ``member`` or ``none``."""
 

@@ -139,6 +139,11 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
         "organizations.create": Operation(permission="", event="organization.created"),
         "organizations.list": Operation(permission=""),
         "audit_logs.verify": Operation(permission=""),
+        "sign_in.begin": Operation(permission=""),
+        "sign_in.finish": Operation(permission="", event="login.succeeded"),
+        "sign_in.who": Operation(permission=""),
+        "sign_in.out": Operation(permission="", event="logout.succeeded"),
+        "break_glass": Operation(permission="", event="break_glass.used"),
         **_family("audit_logs", "list"),
         **_family(
             "projects",

@@ -114,3 +114,17 @@ WATCHERS: Final = (
     ),
 )
 """Routers and edges, and which changes each has confirmed."""
+
+SIGN_IN: Final = (
+    (
+        f"CREATE TABLE user_identities ({_OWN}, user_id {_ID} REFERENCES users (id),"
+        f" issuer VARCHAR(512) NOT NULL, subject VARCHAR(320) NOT NULL, created_at_us {_TIME},"
+        " UNIQUE (organization_id, issuer, subject), UNIQUE (user_id, issuer))"
+    ),
+    (
+        f"CREATE TABLE sign_ins ({_OWN}, challenge {_ID}, redirect_uri {_TEXT},"
+        f" device_digest {_ID}, interval_s {_TIME}, poll_at_us {_TIME}, expires_at_us {_TIME})"
+    ),
+    f"CREATE TABLE sessions ({_OWN}, user_id {_ID}, created_at_us {_TIME})",
+)
+"""Who signs in through an identity provider."""

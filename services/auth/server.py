@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, aclosing
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from onegate.auth.v1 import (
@@ -17,18 +18,19 @@ from onegate.auth.v1 import (
 )
 from onegate.common.v1 import error_pb2
 from runtime import apikeys
-from runtime.clock import SystemClock, SystemEntropy
-from runtime.config import Settings
+from runtime.clock import Clock, SystemClock, SystemEntropy
+from runtime.config import OidcSettings, Settings
 from runtime.errors import GatewayError
 from runtime.metrics import Metrics, serve_metrics
 from runtime.readiness import follow_store, when_available
 from runtime.rpc import RpcServer
-from runtime.secrets import FileSecrets, Secret
+from runtime.secrets import FileSecrets, read_secret
 from services.auth import keys
 from services.auth.administration import Administration, Context
 from services.auth.bootstrap import ensure_organization
 from services.auth.desks.table import DESKS
 from services.auth.identity import Identity, identity_of, prepare
+from services.auth.issuer import Issuer
 from services.auth.records import Lineage, Session
 from services.auth.watch import Feed
 from services.auth.watchers import Watchers
@@ -145,7 +147,10 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         operator_token = FileSecrets(entropy).read_or_make(settings.rpc.operator_token_file)
         feed = Feed(identity.store, clock)
         watchers = Watchers(identity.store, clock)
-        server = serve(identity, feed, watchers, operator_token, RpcServer(settings.rpc, "auth"))
+        server = serve(
+            Administration(identity, operator_token, feed, watchers, _issuer(settings.oidc, clock)),
+            RpcServer(settings.rpc, "auth"),
+        )
         await server.start(settings.auth.listen)
         closing.push_async_callback(server.stop, STOP_GRACE_S)
         if settings.telemetry.metrics_address:
@@ -170,15 +175,20 @@ def _metrics(feed: Feed) -> Metrics:
     return metrics
 
 
-def serve(
-    identity: Identity, feed: Feed, watchers: Watchers, operator_token: Secret, server: RpcServer
-) -> RpcServer:
+def _issuer(settings: OidcSettings, clock: Clock) -> Issuer | None:
+    """The identity provider, if people sign in. Raises ``SecretError``."""
+    if not settings.issuer:
+        return None
+    secret = settings.client_secret_file
+    return Issuer(settings, read_secret(Path(secret)) if secret else None, clock)
+
+
+def serve(administration: Administration, server: RpcServer) -> RpcServer:
     """The server with auth's services added."""
-    administration = Administration(identity, operator_token, feed, watchers)
     for add, desk in DESKS:
         server.add(add, desk(administration))
     server.add(
         grant_service_pb2_grpc.add_GrantServiceServicer_to_server,
-        GrantService(identity, feed, watchers),
+        GrantService(administration.identity, administration.feed, administration.watchers),
     )
     return server

@@ -219,6 +219,7 @@ MIGRATIONS: Final = (
     Migration(version=4, statements=schema.AUDIT),
     Migration(version=5, statements=schema.KEY_LIFE),
     Migration(version=6, statements=schema.WATCHERS),
+    Migration(version=7, statements=schema.SIGN_IN),
 )
 
 _TYPES: Final[Mapping[object, TypeEngine[Any]]] = {
@@ -266,6 +267,9 @@ _TABLE_OF: Final[Mapping[type[Any], Table]] = {
     OrganizationRecord: ORGANIZATIONS,
     ProjectRecord: PROJECTS,
     KeyRecord: KEYS,
+    objects.UserIdentityRecord: _table("user_identities", objects.UserIdentityRecord),
+    objects.SignInRecord: _table("sign_ins", objects.SignInRecord),
+    objects.SessionRecord: _table("sessions", objects.SessionRecord),
     objects.ServiceAccountRecord: _table("service_accounts", objects.ServiceAccountRecord),
     objects.FormerSecretRecord: _table("former_secrets", objects.FormerSecretRecord),
     objects.RateLimitRecord: _table("project_rate_limits", objects.RateLimitRecord),

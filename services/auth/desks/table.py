@@ -18,6 +18,7 @@ from onegate.auth.v1 import (
     rate_limit_service_pb2_grpc,
     role_service_pb2_grpc,
     service_account_service_pb2_grpc,
+    sign_in_service_pb2_grpc,
     spending_access_service_pb2_grpc,
     user_service_pb2_grpc,
 )
@@ -34,6 +35,7 @@ from services.auth.desks.projects import ProjectService
 from services.auth.desks.rate_limits import RateLimitService
 from services.auth.desks.roles import RoleService
 from services.auth.desks.service_accounts import ServiceAccountService
+from services.auth.desks.sign_in import SignInService
 from services.auth.desks.spending import SpendingAccessService
 from services.auth.desks.users import ProjectUserService, UserService
 
@@ -62,5 +64,6 @@ DESKS: Final[tuple[tuple[Callable[[Any, Any], None], Callable[[Administration], 
         spending_access_service_pb2_grpc.add_SpendingAccessServiceServicer_to_server,
         SpendingAccessService,
     ),
+    (sign_in_service_pb2_grpc.add_SignInServiceServicer_to_server, SignInService),
     (audit_service_pb2_grpc.add_AuditServiceServicer_to_server, AuditService),
 )

@@ -27,6 +27,7 @@ from services.auth.objects import (
     GroupUserRecord,
     InviteRecord,
     ProjectUserRecord,
+    UserIdentityRecord,
     UserRecord,
 )
 from services.auth.permissions import ORGANIZATION_ROLES, PROJECT_ROLES
@@ -55,7 +56,7 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
             where: dict[str, object] = {"organization_id": organization_id, "email": email}
             if deed.session.find(UserRecord, where) is not None:
                 raise conflict(f"{email} is a user of this organisation already.", "email")
-            invite = _pending(deed, email)
+            invite = pending_invite(deed, email)
             word = request.role or (invite.role if invite else "reader")
             role = ORGANIZATION_ROLES[checked_role(word, ORGANIZATION_ROLES, "role")]
             deed.rights.check_gives(role.permissions)
@@ -72,7 +73,7 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
             deed.session.insert(user)
             deed.note(user.id, None, user)
             if invite is not None:
-                _accept(deed, invite, user)
+                accept_invite(deed, invite, user)
             return user
 
         user = await self._administration.change(context, work)
@@ -133,6 +134,7 @@ class UserService(user_service_pb2_grpc.UserServiceServicer):
             deed.session.delete(ProjectUserRecord, {"user_id": user.id})
             deed.session.delete(GroupUserRecord, {"user_id": user.id})
             deed.session.delete(AssignmentRecord, {"principal_id": user.id})
+            deed.session.delete(UserIdentityRecord, {"user_id": user.id})
             deed.session.delete(UserRecord, {"id": user.id})
             deed.note(user.id, user, None)
             for key in key_rows.live_keys(deed.session, {"principal_id": user.id}):
@@ -233,7 +235,7 @@ class ProjectUserService(project_user_service_pb2_grpc.ProjectUserServiceService
         return project_user_service_pb2.RemoveProjectUserResponse(user_id=user_id)
 
 
-def _pending(deed: Deed, email: str) -> InviteRecord | None:
+def pending_invite(deed: Deed, email: str) -> InviteRecord | None:
     """The newest invite of an address that can be accepted now."""
     where: dict[str, object] = {
         "organization_id": deed.organization_id,
@@ -244,7 +246,7 @@ def _pending(deed: Deed, email: str) -> InviteRecord | None:
     return rows[0] if rows and rows[0].expires_at > deed.now else None
 
 
-def _accept(deed: Deed, invite: InviteRecord, user: UserRecord) -> None:
+def accept_invite(deed: Deed, invite: InviteRecord, user: UserRecord) -> None:
     """Gives a new user what their invite promises and the caller may give."""
     for entry in invite.projects:
         project_id, _, word = entry.partition(":")

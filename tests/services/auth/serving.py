@@ -18,12 +18,14 @@ from onegate.auth.v1 import (
     project_service_pb2_grpc,
 )
 from runtime.clock import SystemClock
-from runtime.config import RpcSettings, Settings
+from runtime.config import OidcSettings, RpcSettings, Settings
 from runtime.grants import GrantClient
 from runtime.rpc import OPERATOR_KEY, RpcServer, channel, unary
 from runtime.secrets import Secret
+from services.auth.administration import Administration
 from services.auth.bootstrap import Bootstrap, bootstrap
 from services.auth.identity import Identity
+from services.auth.issuer import Issuer
 from services.auth.server import run, serve
 from services.auth.watch import Feed
 from services.auth.watchers import Watchers
@@ -117,21 +119,37 @@ async def auth(
     """
     first = await bootstrap(Settings(auth=auth_settings(directory)), SteppedClock(), ENTROPY)
     async with opened(directory, clock) as identity:
-        feed = Feed(identity.store, SystemClock())
-        watchers = Watchers(identity.store, SystemClock())
-        server = serve(identity, feed, watchers, Secret(TOKEN), RpcServer(RpcSettings(), name))
         address = "127.0.0.1:0" if tcp else f"unix:{directory}/{name}.sock"
-        port = await server.start(address)
-        following = asyncio.create_task(feed.run() if follows else feed.refresh())
-        peer = Auth(f"127.0.0.1:{port}" if tcp else address, identity, feed, first or NOT_FIRST)
-        try:
-            yield peer
-        finally:
-            following.cancel()
-            await peer.channel.close()
-            await server.stop(1)
-            with contextlib.suppress(asyncio.CancelledError):
-                await following
+        async with served(identity, address, first or NOT_FIRST, follows=follows) as at:
+            yield at
+
+
+@asynccontextmanager
+async def served(
+    identity: Identity,
+    address: str,
+    first: Bootstrap,
+    *,
+    follows: bool = True,
+    oidc: OidcSettings | None = None,
+) -> AsyncIterator[Auth]:
+    """Auth on an open store; people sign in if the settings say where."""
+    feed = Feed(identity.store, SystemClock())
+    watchers = Watchers(identity.store, SystemClock())
+    issuer = None if oidc is None else Issuer(oidc, None, identity.clock)
+    administration = Administration(identity, Secret(TOKEN), feed, watchers, issuer)
+    server = serve(administration, RpcServer(RpcSettings(), "auth"))
+    port = await server.start(address)
+    following = asyncio.create_task(feed.run() if follows else feed.refresh())
+    peer = Auth(f"127.0.0.1:{port}" if port else address, identity, feed, first)
+    try:
+        yield peer
+    finally:
+        following.cancel()
+        await peer.channel.close()
+        await server.stop(1)
+        with contextlib.suppress(asyncio.CancelledError):
+            await following
 
 
 NOT_FIRST = Bootstrap(organization_id="", project_id="", admin_key="", api_key="")
