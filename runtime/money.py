@@ -7,6 +7,7 @@ below what the vendor charges.
 Pure: messages in, a number out.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Final
 
@@ -73,11 +74,100 @@ def cost_nano_usd(sheet: PriceSheet, tokens: TokenUsage) -> int:
     rates = _rates(sheet, input_tokens, tokens.service_tier)
     total = rates.get(price_pb2.METER_REQUESTS, 0)
     for meter, count in counts.items():
-        rate = rates.get(meter)
-        if rate is None:
-            rate = next((rates[m] for m in _ENCLOSING.get(meter, ()) if m in rates), 0)
-        total += count * rate
+        total += count * _rate(rates, meter)
     return min(-(-total // _PER), COST_NANO_USD_MAX)
+
+
+class Tariff:
+    """A sheet made ready for many usages; says what :func:`cost_nano_usd` says of each.
+
+    Nearly all usages are text: input, some of it cached, and output, some of it reasoning. For
+    these the four rates are looked up once for each tier (3 µs instead of 11). All others go the
+    long way. The sheet must not change any more.
+    """
+
+    __slots__ = ("_sheet", "_tables", "_thresholds", "_tiers")
+
+    def __init__(self, sheet: PriceSheet) -> None:
+        self._sheet = sheet
+        self._tables: dict[tuple[str, int], _TextRates] | None = None
+        self._thresholds: list[int] = []
+        self._tiers: frozenset[str] = frozenset()
+
+    def __call__(self, tokens: TokenUsage) -> int:
+        """In nano-USD."""
+        entry, output = tokens.input_tokens, tokens.output_tokens
+        cached, reasoning = tokens.cached_input_tokens, tokens.reasoning_tokens
+        if (
+            not 0 <= cached <= entry
+            or not 0 <= reasoning <= output
+            or not (entry or output)
+            or tokens.cache_write_tokens
+            or tokens.cache_write_1h_tokens
+            or tokens.input_audio_tokens
+            or tokens.cached_input_audio_tokens
+            or tokens.input_image_tokens
+            or tokens.output_audio_tokens
+            or tokens.output_image_tokens
+            or tokens.web_searches
+        ):
+            return cost_nano_usd(self._sheet, tokens)
+        request, fresh_rate, cached_rate, output_rate, reasoning_rate = self._rates(
+            entry, tokens.service_tier
+        )
+        total = (
+            request
+            + (entry - cached) * fresh_rate
+            + cached * cached_rate
+            + (output - reasoning) * output_rate
+            + reasoning * reasoning_rate
+        )
+        return min(-(-total // _PER), COST_NANO_USD_MAX)
+
+    @property
+    def tables(self) -> int:
+        """How many tiers are remembered."""
+        return len(self._tables or ())
+
+    def _rates(self, input_tokens: int, service_tier: str) -> "_TextRates":
+        """Of a request and of a million tokens of each kind: fresh, cached, output, reasoning."""
+        tables = self._tables
+        if tables is None:
+            rates = self._sheet.rates
+            self._thresholds = sorted({rate.above_input_tokens for rate in rates} - {0})
+            self._tiers = frozenset(rate.service_tier for rate in rates)
+            self._tables = tables = {}
+        # What providers call their tiers is theirs: only those with a price are remembered.
+        tier = service_tier if service_tier in self._tiers else ""
+        place = (tier, bisect_left(self._thresholds, input_tokens))
+        found = tables.get(place)
+        if found is None:
+            found = tables[place] = _text_rates(self._sheet, input_tokens, tier)
+        return found
+
+
+_TextRates = tuple[int, int, int, int, int]
+
+
+def _text_rates(sheet: PriceSheet, input_tokens: int, service_tier: str) -> _TextRates:
+    if sheet.free:
+        return 0, 0, 0, 0, 0
+    rates = _rates(sheet, input_tokens, service_tier)
+    return (
+        rates.get(price_pb2.METER_REQUESTS, 0),
+        _rate(rates, price_pb2.METER_INPUT_TOKENS),
+        _rate(rates, price_pb2.METER_CACHED_INPUT_TOKENS),
+        _rate(rates, price_pb2.METER_OUTPUT_TOKENS),
+        _rate(rates, price_pb2.METER_REASONING_TOKENS),
+    )
+
+
+def _rate(rates: Mapping[int, int], meter: int) -> int:
+    """The meter's own rate, or that of the first enclosing one that has one."""
+    rate = rates.get(meter)
+    if rate is None:
+        rate = next((rates[m] for m in _ENCLOSING.get(meter, ()) if m in rates), 0)
+    return rate
 
 
 def split(tokens: TokenUsage) -> dict[int, int]:

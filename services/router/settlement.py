@@ -10,7 +10,7 @@ from onegate.router.v1 import chat_pb2
 from onegate.usage.v1 import price_pb2, usage_record_pb2
 from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from runtime.errors import GatewayError
-from runtime.money import cost_nano_usd
+from runtime.money import Tariff
 from services.router import bounds
 from services.router.bounds import BYTES_PER_TOKEN
 from services.router.catalog import Deployment
@@ -66,10 +66,11 @@ class Terms:
     Attributes:
         deployment: what serves.
         sheet: its price; ``None`` when nothing is charged.
+        cost: what a usage costs at it.
         record: what all records have in common, serialised.
     """
 
-    __slots__ = ("deployment", "record", "sheet")
+    __slots__ = ("cost", "deployment", "record", "sheet")
 
     def __init__(
         self,
@@ -81,6 +82,7 @@ class Terms:
     ) -> None:
         self.deployment = deployment
         self.sheet = sheet
+        self.cost: Cost = _nothing if sheet is None else Tariff(sheet)
         self.record = UsageRecord(
             key_id=grant.key_id,
             project_id=grant.project_id,
@@ -118,26 +120,6 @@ class Caller:
             self.record.attribution.customer = customer
             self.record.attribution.feature = feature
             self.record.attribution.run = run
-
-
-class PinnedPrice:
-    """What a usage costs at one sheet. The wire asks to tell the caller and the record asks again
-    to bill: the second answer is remembered.
-    """
-
-    __slots__ = ("_cost_nano_usd", "_sheet", "_tokens")
-
-    def __init__(self, sheet: price_pb2.PriceSheet) -> None:
-        self._sheet = sheet
-        self._tokens: bytes | None = None
-        self._cost_nano_usd = 0
-
-    def __call__(self, tokens: TokenUsage) -> int:
-        """In nano-USD."""
-        said = tokens.SerializeToString()
-        if said != self._tokens:
-            self._tokens, self._cost_nano_usd = said, cost_nano_usd(self._sheet, tokens)
-        return self._cost_nano_usd
 
 
 class Attempt:
@@ -178,7 +160,7 @@ class Attempt:
         self._figures = b""
         self.terms = terms
         self.deployment = terms.deployment
-        self.cost: Cost = _nothing if terms.sheet is None else PinnedPrice(terms.sheet)
+        self.cost: Cost = terms.cost
         self.attempt_id = ""
         self.reservation: usage_record_pb2.Reservation | None = None
         """What is set aside for it; ``None`` when no budget counts it."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from onegate.common.v1.token_usage_pb2 import TokenUsage
 from onegate.usage.v1 import price_pb2
 from onegate.usage.v1.price_pb2 import PriceSheet, Rate
-from runtime.money import COST_NANO_USD_MAX, cost_nano_usd, split
+from runtime.money import COST_NANO_USD_MAX, Tariff, cost_nano_usd, split
 
 INPUT = price_pb2.METER_INPUT_TOKENS
 CACHED = price_pb2.METER_CACHED_INPUT_TOKENS
@@ -143,6 +143,34 @@ def test_the_cost_is_the_exact_sum_rounded_up_once(
     rates: dict[Key, int], cells: dict[int, int], tier: str
 ) -> None:
     assert cost_nano_usd(sheet(rates), usage_of(cells, tier)) == reference(rates, cells, tier)
+
+
+texts = st.builds(
+    TokenUsage,
+    input_tokens=st.sampled_from([0, 1, 1000, 1001, 200_000, 200_001]) | counts,
+    cached_input_tokens=st.integers(0, 1500),
+    output_tokens=counts,
+    reasoning_tokens=st.integers(0, 1500),
+    service_tier=st.sampled_from(["", "flex", "priority"]),
+)
+
+
+@given(all_rates, st.lists(texts | any_usage, max_size=12), st.booleans())
+def test_a_tariff_says_of_each_usage_what_its_sheet_says(
+    rates: dict[Key, int], usages: list[TokenUsage], free: bool
+) -> None:
+    priced = sheet(rates)
+    priced.free = free
+    tariff = Tariff(priced)
+    assert [tariff(usage) for usage in usages] == [cost_nano_usd(priced, u) for u in usages]
+
+
+def test_a_tariff_remembers_no_tier_that_the_sheet_does_not_name() -> None:
+    tariff = Tariff(sheet({(INPUT, 0, ""): 1_000_000, (INPUT, 0, "flex"): 500_000}))
+    usages = [TokenUsage(input_tokens=2, service_tier=f"tier {n}") for n in range(50)]
+    assert [tariff(usage) for usage in usages] == [2] * 50
+    assert tariff(TokenUsage(input_tokens=2, service_tier="flex")) == 1
+    assert tariff.tables == 2
 
 
 @given(all_rates, any_usage)

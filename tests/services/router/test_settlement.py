@@ -11,7 +11,7 @@ from onegate.router.v1 import chat_pb2
 from onegate.usage.v1 import price_pb2, usage_record_pb2
 from runtime.errors import GatewayError
 from services.router.catalog import Deployment
-from services.router.settlement import Attempt, Caller, NoProgress, PinnedPrice, Terms
+from services.router.settlement import Attempt, Caller, NoProgress, Terms
 
 SHEET = price_pb2.PriceSheet(
     version="v7",
@@ -114,12 +114,14 @@ def test_a_whole_answer_is_what_the_provider_reported() -> None:
     assert not attempt.overran()
 
 
-def test_a_price_is_computed_once_for_each_usage_and_follows_its_changes() -> None:
-    price, usage = PinnedPrice(SHEET), TokenUsage(input_tokens=7, output_tokens=3)
-    assert [price(usage), price(TokenUsage(input_tokens=7, output_tokens=3))] == [37, 37]
+def test_the_price_of_all_attempts_on_the_same_terms_is_one() -> None:
+    terms, caller = Terms(GRANT, "gpt-5", DEPLOYMENT, SHEET), Caller(GRANT, request(), "req_1")
+    attempts = [Attempt(caller, terms) for _ in range(2)]
+    usage = TokenUsage(input_tokens=7, output_tokens=3)
+    assert [attempt.cost(usage) for attempt in attempts] == [37, 37]
     usage.output_tokens = 4
-    assert price(usage) == 47
-    assert price(TokenUsage()) == 0
+    assert attempts[0].cost(usage) == 47
+    assert attempts[0].cost(TokenUsage()) == 0
 
 
 def test_an_explicit_zero_stays_zero() -> None:
