@@ -4,10 +4,13 @@ it is asked for, through whichever edge and router, and whatever dies.
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx2
+import openai
 import pytest
 
 from tests.fake_provider import FakeProvider, Reply, running_in_thread
@@ -99,3 +102,99 @@ async def test_fifty_retries_while_the_first_streams_make_one_call_and_one_posti
     assert again.content == answers[0].content
     assert calls_of(provider) == calls + 1
     assert rows(gateway) == posted + 1
+
+
+def test_the_official_sdk_gets_the_first_answer_again(
+    gateway: Gateway, provider: FakeProvider
+) -> None:
+    provider.default = Reply()
+    calls = calls_of(provider)
+    with openai.OpenAI(base_url=gateway.base_url, api_key=gateway.api_key) as sdk:
+        completions = sdk.chat.completions.with_raw_response
+        messages: Any = body()["messages"]
+
+        def ask(key: str, **fields: Any) -> Any:
+            return completions.create(
+                model="fake/m", messages=messages, extra_headers={KEY: key}, **fields
+            )
+
+        first, again = ask("sdk"), ask("sdk")
+        assert again.content == first.content
+        assert first.headers["x-onegate-replayed"] == "false"
+        assert float(first.headers["x-onegate-cost"]) > 0
+        assert again.headers["x-onegate-replayed"] == "true"
+        assert float(again.headers["x-onegate-cost"]) == 0
+        original = again.headers["x-onegate-original-request-id"]
+        assert original == first.headers["x-request-id"] != again.headers["x-request-id"]
+        streams = [list(ask("sdk-stream", stream=True).parse()) for _ in range(2)]
+        assert streams[0] == streams[1]
+        assert calls_of(provider) == calls + 2
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask("sdk", temperature=1)
+        assert caught.value.code == "idempotency_mismatch"
+        with pytest.raises(openai.BadRequestError) as caught:
+            ask("x" * 256)
+        assert caught.value.param == "idempotency-key"
+    assert calls_of(provider) == calls + 2
+
+
+@pytest.mark.anyio
+async def test_a_router_killed_in_mid_stream_is_billed_and_the_retry_is_a_new_call(
+    gateway: Gateway, provider: FakeProvider, client: httpx2.AsyncClient
+) -> None:
+    provider.default = SLOW
+    calls, posted = calls_of(provider), rows(gateway)
+    stream, headers = body(stream=True), {KEY: "killed"}
+    async with client.stream("POST", "/chat/completions", json=stream, headers=headers) as broken:
+        lines = broken.aiter_lines()
+        await anext(lines)
+        for pid in gateway.pids_of("router"):
+            os.kill(pid, signal.SIGKILL)
+        rest = [line async for line in lines if line.startswith("data: ")]
+    assert rest[-1] != "data: [DONE]"
+    provider.default = Reply()
+
+    async def settled() -> httpx2.Response:
+        """The retry's answer, once there is a whole one: until then it is told to come back, or
+        breaks off as the first did.
+        """
+        while True:
+            answer = await client.post("/chat/completions", json=stream, headers=headers)
+            if answer.content.endswith(b"data: [DONE]\n\n"):
+                return answer
+            if answer.status_code == 200:
+                assert b'"error"' in answer.content.splitlines()[-2]
+            else:
+                assert answer.status_code == 503, answer.text
+                assert answer.headers["retry-after"]
+            await asyncio.sleep(0.2)
+
+    async with asyncio.timeout(60):
+        again = await settled()
+    assert again.headers["x-onegate-replayed"] == "false"
+    assert again.content.endswith(b"data: [DONE]\n\n")
+    assert calls_of(provider) == calls + 2
+    wait_until(lambda: rows(gateway) == posted + 2, 30, "two postings")
+    assert (await settled()).content == again.content
+    assert calls_of(provider) == calls + 2
+
+
+@pytest.mark.anyio
+async def test_while_usage_hangs_a_call_with_a_key_is_refused_and_others_are_served(
+    gateway: Gateway, provider: FakeProvider, client: httpx2.AsyncClient
+) -> None:
+    provider.default = Reply()
+    calls = calls_of(provider)
+    (usage,) = gateway.pids_of("usage")
+    os.kill(usage, signal.SIGSTOP)
+    try:
+        refused = await client.post("/chat/completions", json=body(), headers={KEY: "hung"})
+        assert refused.status_code == 503, refused.text
+        assert refused.json()["error"]["code"] == "store_unavailable"
+        assert refused.headers["retry-after"] == "1"
+        assert calls_of(provider) == calls
+        served = await client.post("/chat/completions", json=body())
+        assert served.status_code == 200
+        assert "x-onegate-replayed" not in served.headers
+    finally:
+        os.kill(usage, signal.SIGCONT)

@@ -18,6 +18,7 @@ from onegate.router.v1 import chat_pb2, chat_service_pb2
 from onegate.usage.v1 import (
     budget_service_pb2,
     budget_service_pb2_grpc,
+    idempotency_service_pb2_grpc,
     price_pb2,
     price_service_pb2,
     price_service_pb2_grpc,
@@ -394,9 +395,13 @@ async def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, prices: Iterable[price_pb2.PriceSheet] = ()
+    settings: Settings,
+    prices: Iterable[price_pb2.PriceSheet] = (),
+    answers: idempotency_service_pb2_grpc.IdempotencyServiceServicer | None = None,
 ) -> AsyncIterator[Rig]:
-    """A router that is ready, with the services that it needs."""
+    """A router that is ready, with the services that it needs; usage keeps no answers unless
+    ``answers`` does.
+    """
     rig = Rig(settings, prices)
     async with AsyncExitStack() as stack:
         auth = RpcServer(settings.rpc, "auth")
@@ -405,6 +410,9 @@ async def running(
         usage.add(budget_service_pb2_grpc.add_BudgetServiceServicer_to_server, FakeBudgets())
         usage.add(price_service_pb2_grpc.add_PriceServiceServicer_to_server, rig.prices)
         usage.add(usage_service_pb2_grpc.add_UsageServiceServicer_to_server, rig.usage)
+        if answers is not None:
+            add = idempotency_service_pb2_grpc.add_IdempotencyServiceServicer_to_server
+            usage.add(add, answers)
         for peer, address in ((auth, settings.router.auth), (usage, settings.router.usage)):
             await peer.start(address)
             stack.push_async_callback(peer.stop, 0.0)
