@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Final
 
-from bench import report, targets
+from bench import plot, report, targets
 from bench.compare import Bench, Options, quick, say
 from bench.gateways import GATEWAYS
 from bench.machine import Cores, parse_cores
@@ -64,7 +64,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     text = report.render(found)
     print(text)
     if arguments.write and not interrupted:
-        report.plot(found.results, report.PLACE / "results.png")
+        plot.draw(found.results, report.PLACE / "results.png")
         report.write("compare", text, arguments.cores, report.figures(found))
     held = targets.lines(found.results, found.memory)
     say(report.verdicts(held))

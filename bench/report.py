@@ -1,4 +1,4 @@
-"""What a run says: Markdown for people, JSON for programs, a plot.
+"""What a run says: Markdown for people, JSON for programs.
 
 Every mode keeps its own section in ``results.json``; ``RESULTS.md`` is made of all that are there,
 so that one of them can be run again by itself.
@@ -11,13 +11,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from matplotlib.figure import Figure
-
 from bench.compare import Comparison
 from bench.install import versions
 from bench.machine import Cores, describe
 from bench.plan import FULL, PLAN, Measurement, Memory, Results, Series
-from bench.targets import DIRECT, HEAD, OURS, Line, aims, lines
+from bench.targets import DIRECT, HEAD, Line, aims, lines
 
 PLACE: Final = Path(__file__).resolve().parent
 HEADS: Final = {
@@ -44,7 +42,6 @@ CAVEAT: Final = """\
 Envoy is a plain proxy, and TensorZero checks no key: neither does what the others do."""
 QUIET: Final = 0.05
 """The share of foreign work on the gateway's core above which a figure is marked."""
-COLOURS: Final = {OURS: "#c1440e"}
 
 
 def render(found: Comparison) -> str:
@@ -96,10 +93,10 @@ def _table(measurement: Measurement, rows: Mapping[str, Series]) -> str:
     table = [f"### {measurement.name}", "", f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     direct = rows.get(DIRECT)
     for name, series in rows.items():
-        cells = [_number(series.median(figure)) for figure in figures]
+        cells = [number(series.median(figure)) for figure in figures]
         for figure in added:
             base = direct.median(figure) if direct is not None else 0.0
-            cells.append("" if name == DIRECT else _number(series.median(figure) - base))
+            cells.append("" if name == DIRECT else number(series.median(figure) - base))
         cells.append(f"±{series.spread(figures[0]) / 2:.0%}")
         shares = {process: statistics.median(us) for process, us in series.cpu_us.items()}
         cells.append(", ".join(f"{process} {us:,.0f}" for process, us in shares.items() if us >= 1))
@@ -130,7 +127,7 @@ def _memory(memory: Mapping[str, Memory]) -> str:
     return "\n".join(table)
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.2f}".rstrip("0").rstrip(".") or "0"
 
 
@@ -165,32 +162,3 @@ def write(mode: str, text: str, cores: Cores, values: Mapping[str, Any]) -> None
                 parts.append("![The comparison](results.png)")
             parts.append(section["text"])
     (PLACE / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
-
-
-def plot(results: Results, path: Path) -> None:
-    """Draws what each gateway does a second, and what it adds to a call, each to its own scale."""
-    shown = [measurement for measurement in PLAN if measurement.name in results]
-    columns = min(5, max(len(shown), 1))
-    rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(3.2 * columns, 3.2 * max(rows, 1)), layout="constrained")
-    for place, measurement in enumerate(shown, 1):
-        axes = figure.add_subplot(rows, columns, place)
-        name = measurement.figures[0]
-        by_gateway = results[measurement.name]
-        direct = by_gateway.get(DIRECT)
-        added = bool(measurement.rate)
-        base = direct.median(name) if added and direct is not None else 0.0
-        bars = {
-            gateway: series.median(name) - base
-            for gateway, series in by_gateway.items()
-            if gateway != DIRECT
-        }
-        spreads = [by_gateway[gateway].spread(name) / 2 * abs(bars[gateway]) for gateway in bars]
-        colours = [COLOURS.get(gateway, "#7a8a99") for gateway in bars]
-        drawn = axes.bar(list(bars), list(bars.values()), yerr=spreads, color=colours, capsize=3)
-        axes.bar_label(drawn, labels=[_number(value) for value in bars.values()], fontsize=7)
-        what = f"added {HEADS[name]}" if added else "per second"
-        axes.set_title(f"{measurement.name}\n{what}", fontsize=8)
-        axes.tick_params(axis="x", labelrotation=35, labelsize=7)
-        axes.tick_params(axis="y", labelsize=7)
-    figure.savefig(path, dpi=110)
