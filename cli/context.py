@@ -19,6 +19,9 @@ class CliContext:
     load: Callable[[], Settings]
     """Reads file, environment and flags once more; raises ``ConfigError`` with file and line."""
 
+    as_operator: bool = False
+    """Whether to act as the operator although somebody is signed in."""
+
 
 def fail(message: str, code: int = 1) -> NoReturn:
     """Ends the command with one line on standard error and no traceback."""

@@ -10,7 +10,6 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
@@ -18,6 +17,7 @@ from rich.markup import escape
 
 from cli.context import CliContext, fail
 from cli.keys_view import console, details, fields, print_json, table
+from cli.operator import Credential, credential_of
 from onegate.auth.v1 import (
     grant_pb2,
     key_service_pb2,
@@ -28,8 +28,8 @@ from onegate.auth.v1 import (
 from onegate.common.v1 import error_pb2
 from runtime.config import Settings
 from runtime.errors import GatewayError
-from runtime.rpc import OPERATOR_KEY, channel, unary
-from runtime.secrets import Secret, SecretError, read_secret
+from runtime.rpc import channel, unary
+from runtime.secrets import SecretError
 
 TIMEOUT_S: Final = 10.0
 """How long auth may take for one answer, in seconds."""
@@ -94,7 +94,7 @@ class Auth:
 
     keys: key_service_pb2_grpc.KeyServiceStub
     projects: project_service_pb2_grpc.ProjectServiceStub
-    operator_token: Secret
+    credential: Credential
 
     async def call(self, method: Any, request: Any, timeout_s: float = TIMEOUT_S) -> Any:
         """One answer. Raises ``GatewayError``."""
@@ -102,7 +102,7 @@ class Auth:
             method,
             request,
             timeout_s=timeout_s,
-            metadata=((OPERATOR_KEY, self.operator_token.reveal()),),
+            metadata=(self.credential.metadata(),),
             away=error_pb2.ERROR_REASON_AUTH_UNAVAILABLE,
         )
 
@@ -238,26 +238,27 @@ def _run(context: typer.Context, work: Callable[[Auth], Awaitable[T]]) -> T:
     cli: CliContext = context.obj
     settings = cli.load()
     try:
-        return asyncio.run(_with_auth(settings, work))
+        return asyncio.run(_with_auth(settings, credential_of(cli, settings), work))
     except SecretError as error:
-        fail(escape(f"{error} The gateway makes it when it starts: run `onegate up` first."))
+        fail(escape(str(error)))
     except GatewayError as error:
         _refused(settings, error)
 
 
-async def _with_auth(settings: Settings, work: Callable[[Auth], Awaitable[T]]) -> T:
-    async with _auth(settings) as auth:
+async def _with_auth(
+    settings: Settings, credential: Credential, work: Callable[[Auth], Awaitable[T]]
+) -> T:
+    async with _auth(settings, credential) as auth:
         return await work(auth)
 
 
 @asynccontextmanager
-async def _auth(settings: Settings) -> AsyncIterator[Auth]:
-    token = read_secret(Path(settings.rpc.operator_token_file))
+async def _auth(settings: Settings, credential: Credential) -> AsyncIterator[Auth]:
     async with channel(settings.edge.auth, settings.rpc) as line:
         yield Auth(
             keys=key_service_pb2_grpc.KeyServiceStub(line),
             projects=project_service_pb2_grpc.ProjectServiceStub(line),
-            operator_token=token,
+            credential=credential,
         )
 
 

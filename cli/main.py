@@ -33,8 +33,15 @@ up`` runs for as long as the gateway and holds none of them.
 """
 
 
-COMMANDS: Final = {"apply": "apply_app", "diff": "diff_app", "export": "export_app"}
-"""Single commands of that kind, and what they are called in ``cli.declared``."""
+COMMANDS: Final = {
+    "apply": ("cli.declared", "apply_app"),
+    "diff": ("cli.declared", "diff_app"),
+    "export": ("cli.declared", "export_app"),
+    "login": ("cli.login", "login_app"),
+    "logout": ("cli.login", "logout_app"),
+    "whoami": ("cli.login", "whoami_app"),
+}
+"""Single commands of that kind: their module, and what they are called there."""
 
 
 class Commands(TyperGroup):
@@ -47,8 +54,8 @@ class Commands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """A command by name."""
         if cmd_name in COMMANDS:
-            module = importlib.import_module("cli.declared")
-            found: Any = get_command(getattr(module, COMMANDS[cmd_name]))
+            module, name = COMMANDS[cmd_name]
+            found: Any = get_command(getattr(importlib.import_module(module), name))
         elif cmd_name in GROUPS:
             found = get_group(importlib.import_module(GROUPS[cmd_name]).app)
         else:
@@ -86,11 +93,17 @@ SalvageOption = Annotated[
 
 @app.callback()
 def main_options(
-    context: typer.Context, config_file: ConfigOption = None, data_dir: DataDirOption = None
+    context: typer.Context,
+    config_file: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    as_operator: Annotated[
+        bool,
+        typer.Option("--as-operator", help="Act as this machine's operator, not as who signed in."),
+    ] = False,
 ) -> None:
     """Options that administration commands share."""
     context.obj = CliContext(
-        load=lambda: load(config_file, {"data_dir": _text(data_dir)}),
+        load=lambda: load(config_file, {"data_dir": _text(data_dir)}), as_operator=as_operator
     )
 
 

@@ -241,7 +241,7 @@ def group_role(value: str) -> str | None:
     group, equals, target = value.rpartition("=")
     if equals and group.strip() and target in ("owner", "reader"):
         return None
-    if equals and group.strip() and target.removeprefix("group:").strip() != target:
+    if equals and group.strip() and re.fullmatch(r"group:.*\S.*", target):
         return None
     return "must look like platform=owner, everybody=reader or ml=group:NAME"
 

@@ -63,10 +63,11 @@ def _changes(before: Json | None, after: Json) -> Json:
 
 
 def _actor(actor: pb.AuditActor) -> Json:
-    if not actor.key_id:
-        # The operator, at the gateway's own command line.
-        return {"type": "session", "session": {"ip_address": actor.address or None}}
     user = {"id": actor.user_id, "email": actor.email} if actor.user_id else None
+    if not actor.key_id:
+        # Somebody who signs in; or the operator, at the gateway's own command line.
+        shown = {"ip_address": actor.address or None, **({"user": user} if user else {})}
+        return {"type": "session", "session": shown}
     return {"type": "api_key", "api_key": {"id": actor.key_id, "type": "user", "user": user}}
 
 

@@ -289,6 +289,22 @@ def test_a_flag_that_is_no_setting_is_a_defect() -> None:
         ("[auth]\nlisten = 'unix:/a?b'", "line 2: auth.listen has a socket path with one of # ? %"),
         (f"[auth]\nlisten = 'unix:/{'x' * 100}'", "has a socket path of 101 bytes: at most 100"),
         ("[telemetry]\nmetrics_address = '9090'", "must look like 127.0.0.1:9090 or [::1]:9090"),
+        (
+            "[oidc]\nissuer = 'http://login.example.com'",
+            "line 2: oidc.issuer must start with https",
+        ),
+        ("[oidc]\nissuer = 'https://a.example'", "line 2: oidc.issuer needs oidc.client_id"),
+        (
+            "[oidc]\nissuer = 'https://a.example'\nclient_id = 'c'\nscopes = ['email']",
+            "name openid",
+        ),
+        ("[oidc]\ncreate_users = true", "line 2: oidc.create_users needs allowed_domains or"),
+        (
+            "[oidc]\nallowed_domains = ['@a.example']",
+            "line 2: oidc.allowed_domains must be domains",
+        ),
+        ("[oidc]\ngroup_roles = ['a=admin']", "line 2: oidc.group_roles must look like platform"),
+        ("[oidc]\ngroup_roles = ['a=group:']", "line 2: oidc.group_roles must look like platform"),
         ("[auth]\ndsn = 'auth.db'", "line 2: auth.dsn must look like sqlite:///var/lib/onegate"),
         ("[auth]\ndsn = 'sqlite:///'", "line 2: auth.dsn must look like"),
         ("[auth]\ndsn = 'mysql://x'", "line 2: auth.dsn must look like"),
