@@ -75,13 +75,13 @@ def set_command(
     """Set a budget; of a project, key, customer, feature or run, or else of the organisation."""
     scope, subject, within = _place(project, key, customer, feature, run_)
     budget = Budget(
-        organization_id=org or _only_organization(context),
+        organization_id=org or only_organization(context),
         scope=scope,
         subject=subject,
         project_id=within,
         period=budget_pb2.BudgetPeriod.Value(f"BUDGET_PERIOD_{per.name}"),
         mode=budget_pb2.BudgetMode.Value(f"BUDGET_MODE_{mode.name}"),
-        limit_nano_usd=_nano_usd(limit),
+        limit_nano_usd=nano_usd(limit),
         alert=BudgetAlert(percents=at, recipients=mail),
     )
 
@@ -200,7 +200,7 @@ def _place(
     return budget_pb2.BUDGET_SCOPE_ORGANIZATION, "", ""
 
 
-def _only_organization(context: typer.Context) -> str:
+def only_organization(context: typer.Context) -> str:
     async def work(operator: Operator) -> list[str]:
         stub = organization_service_pb2_grpc.OrganizationServiceStub(operator.channel)
         request = organization_service_pb2.ListOrganizationsRequest(page=page_pb2.Page(size=2))
@@ -215,7 +215,7 @@ def _only_organization(context: typer.Context) -> str:
     return found[0]
 
 
-def _nano_usd(amount: str) -> int:
+def nano_usd(amount: str) -> int:
     """Ends the command for what is no amount."""
     try:
         given = Decimal(amount)

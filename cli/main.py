@@ -27,6 +27,7 @@ GROUPS: Final = {
     "prices": "cli.prices",
     "budgets": "cli.budgets",
     "ledger": "cli.ledger",
+    "invoice": "cli.invoices",
 }
 """The module of each group of commands, whose ``app`` it is. Imported when it is used: ``onegate
 up`` runs for as long as the gateway and holds none of them.

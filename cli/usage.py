@@ -22,6 +22,7 @@ from cli.usage_view import Output, print_prices, print_records, print_summaries
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
     budget_service_pb2_grpc,
+    invoice_service_pb2_grpc,
     ledger_service_pb2_grpc,
     price_service_pb2,
     price_service_pb2_grpc,
@@ -76,6 +77,7 @@ class Usage:
     prices: price_service_pb2_grpc.PriceServiceStub
     budgets: budget_service_pb2_grpc.BudgetServiceStub
     ledger: ledger_service_pb2_grpc.LedgerServiceStub
+    invoices: invoice_service_pb2_grpc.InvoiceServiceStub
     operator_token: Secret
 
     async def call(self, method: Any, request: Any) -> Any:
@@ -108,9 +110,9 @@ def usage_command(
     wanted = UsageFilter(key_id=key, project_id=project, model=model, request_id=request)
     now = SystemClock().now()
     if since:
-        wanted.started_from.FromDatetime(_moment(since, now, "--since"))
+        wanted.started_from.FromDatetime(moment(since, now, "--since"))
     if until:
-        wanted.started_before.FromDatetime(_moment(until, now, "--until"))
+        wanted.started_before.FromDatetime(moment(until, now, "--until"))
     if by:
         names = list(dict.fromkeys(by))
         rows = run_with_usage(context, lambda usage: _summaries(usage, wanted, names))
@@ -160,6 +162,7 @@ async def _with_usage(settings: Settings, work: Callable[[Usage], Awaitable[T]])
             prices=price_service_pb2_grpc.PriceServiceStub(line),
             budgets=budget_service_pb2_grpc.BudgetServiceStub(line),
             ledger=ledger_service_pb2_grpc.LedgerServiceStub(line),
+            invoices=invoice_service_pb2_grpc.InvoiceServiceStub(line),
             operator_token=token,
         )
         return await work(usage)
@@ -220,17 +223,17 @@ async def price_sheets(usage: Usage, pattern: str) -> list[PriceSheet]:
     return found
 
 
-def _moment(text: str, now: datetime, option: str) -> datetime:
+def moment(text: str, now: datetime, option: str) -> datetime:
     """``24h`` before ``now``, or a date or time as it is written, in UTC unless it says otherwise.
     Ends the command when it is neither.
     """
     try:
         if duration := _DURATION.fullmatch(text):
             return now - timedelta(seconds=int(duration[1]) * _UNITS_S[duration[2]])
-        moment = datetime.fromisoformat(text)
+        found = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise typer.BadParameter(
             f"{text!r} is no time: write 24h, 7d, 2026-11-01 or 2026-11-01T12:30.",
             param_hint=option,
         ) from None
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return found if found.tzinfo is not None else found.replace(tzinfo=UTC)

@@ -32,6 +32,7 @@ from runtime.settings import (
     AuthSettings,
     CredentialSettings,
     EdgeSettings,
+    InvoiceSettings,
     LimitsSettings,
     OidcSettings,
     ProviderSettings,
@@ -50,6 +51,7 @@ __all__ = [
     "ConfigError",
     "CredentialSettings",
     "EdgeSettings",
+    "InvoiceSettings",
     "LimitsSettings",
     "OidcSettings",
     "ProviderSettings",
@@ -84,6 +86,7 @@ _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "oidc": OidcSettings,
     "usage": UsageSettings,
     "limits": LimitsSettings,
+    "invoice": InvoiceSettings,
     "rpc": RpcSettings,
     "telemetry": TelemetrySettings,
 }

@@ -175,6 +175,13 @@ class UsageSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InvoiceSettings:
+    """Invoices. ``file`` says who sends them and who pays them (docs/invoices.md)."""
+
+    file: str = field(default="", metadata=ruled(rules.path))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RpcSettings:
     """gRPC in every process. ``operator_token_file`` holds the secret that admits
     administration.
@@ -264,6 +271,7 @@ class Settings:
     oidc: OidcSettings = field(default_factory=OidcSettings)
     usage: UsageSettings = field(default_factory=UsageSettings)
     limits: LimitsSettings = field(default_factory=LimitsSettings)
+    invoice: InvoiceSettings = field(default_factory=InvoiceSettings)
     rpc: RpcSettings = field(default_factory=RpcSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     providers: tuple[ProviderSettings, ...] = ()

@@ -15,6 +15,7 @@ from onegate.usage.v1 import (
     budget_service_pb2_grpc,
     hold_service_pb2_grpc,
     idempotency_service_pb2_grpc,
+    invoice_service_pb2_grpc,
     ledger_service_pb2_grpc,
     price_service_pb2_grpc,
     usage_service_pb2,
@@ -43,6 +44,8 @@ from services.usage.holder_store import HolderStore
 from services.usage.idempotency_service import SPARE_US, IdempotencyService
 from services.usage.idempotency_store import IdempotencyStore
 from services.usage.intake import Intake
+from services.usage.invoice_service import InvoiceService
+from services.usage.invoice_store import InvoiceStore
 from services.usage.ledger_check import LedgerCheck
 from services.usage.ledger_keeper import LedgerKeeper
 from services.usage.ledger_store import LedgerStore, shared_clock
@@ -147,6 +150,7 @@ class _Books:
         self._holders = HolderStore(database, ledger, self._holds)
         self._budgets = BudgetStore(database, ledger)
         self._check = LedgerCheck(database, ledger)
+        self._invoices = InvoiceStore(database, ledger.now_us)
         self._board = BudgetBoard(clock)
         self._clock = clock
         self._ids = BudgetIds(clock, SystemEntropy())
@@ -164,6 +168,7 @@ class _Books:
             "usage_idempotency", idempotency_store.MIGRATIONS, now=clock.now()
         )
         await self._answers.spare(SPARE_US)
+        await self._invoices.migrate(now=clock.now())
         await self.keeper.start()
 
     def serve(self, server: RpcServer, operator_token: Secret) -> None:
@@ -184,6 +189,10 @@ class _Books:
         )
         server.add(
             idempotency_service_pb2_grpc.add_IdempotencyServiceServicer_to_server, self.answers
+        )
+        server.add(
+            invoice_service_pb2_grpc.add_InvoiceServiceServicer_to_server,
+            InvoiceService(self._invoices, operator_token),
         )
 
     async def close(self) -> None:
