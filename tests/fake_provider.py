@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import enum
 import json
+import os
 import socket
 import ssl
 import struct
@@ -21,6 +22,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -93,6 +95,8 @@ class Taken:
     outcome: Outcome = Outcome.RUNNING
     pieces_sent: int = 0
     bytes_sent: int = 0
+    upstream_id: str = "chatcmpl-fake"
+    """The id of its answer, its own."""
 
     @property
     def json(self) -> Json:
@@ -101,12 +105,49 @@ class Taken:
         return decoded
 
 
+class Tally:
+    """What a provider produced, token by token, on disk before anybody hears of it.
+
+    A line for each request that was taken and for each token of its answer: the answer's id, and
+    who asked, as the request's ``user`` says.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        self._path = path
+
+    def write(self, taken: Taken, tokens: int) -> None:
+        """So many more tokens; 0 for a request that was taken."""
+        line = [taken.upstream_id, str(taken.json.get("user", "")), tokens]
+        os.write(self._file, json.dumps(line).encode() + b"\n")
+        os.fsync(self._file)
+
+    def read(self) -> list[tuple[str, str, int]]:
+        """Each answer's id, who asked, and how many tokens it had, in the order of asking."""
+        found: dict[str, tuple[str, str, int]] = {}
+        for line in self._path.read_text().splitlines():
+            name, user, tokens = json.loads(line)
+            found[name] = (name, user, found.get(name, (name, user, 0))[2] + tokens)
+        return list(found.values())
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        os.close(self._file)
+
+
 class FakeProvider:
     """The server. ``choose`` decides by request; else the script is followed; else ``default``
     holds.
     """
 
-    def __init__(self, *, tls: ssl.SSLContext | None = None, models: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        tls: ssl.SSLContext | None = None,
+        models: tuple[str, ...] = (),
+        tally: Tally | None = None,
+    ) -> None:
+        self.tally = tally
         self.taken: list[Taken] = []
         self.models = models
         self.list_status = 200
@@ -250,7 +291,13 @@ class _Exchange(asyncio.Protocol):
             method=method, path=path, headers=headers, body=rest[:length], taken_at=loop.time()
         )
         self.provider.taken.append(taken)
+        taken.upstream_id = f"chatcmpl-fake-{len(self.provider.taken)}"
+        self._produced(taken, 0)
         self.task = loop.create_task(self._serve(taken))
+
+    def _produced(self, taken: Taken, tokens: int) -> None:
+        if self.provider.tally is not None and taken.method == "POST":
+            self.provider.tally.write(taken, tokens)
 
     async def _serve(self, taken: Taken) -> None:
         try:
@@ -282,6 +329,8 @@ class _Exchange(asyncio.Protocol):
             await self._write(taken, head + body[: reply.fault_after])
             await self._break(taken, reply.fault)
             return
+        if reply.status == 200:
+            self._produced(taken, len(pieces_of(reply.text)))
         await self._write(taken, head + body)
         taken.outcome = Outcome.COMPLETED
 
@@ -298,6 +347,8 @@ class _Exchange(asyncio.Protocol):
                 else:
                     await self._break(taken, reply.fault)
                 return
+            if 0 < index <= len(pieces_of(reply.text)):
+                self._produced(taken, 1)
             await self._write(taken, _chunk(piece))
             taken.pieces_sent += 1
             self.provider._changed.set()
@@ -361,7 +412,7 @@ def _answer_body(taken: Taken, reply: Reply) -> bytes:
     message = {"role": "assistant", "content": reply.text, "refusal": None, **reply.message}
     choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
     answer: Json = {
-        "id": "chatcmpl-fake",
+        "id": taken.upstream_id,
         "object": "chat.completion",
         "created": 1_700_000_000,
         "model": taken.json["model"],
@@ -377,7 +428,7 @@ def _pieces(taken: Taken, reply: Reply) -> Iterator[bytes]:
     """The events of a stream: a role, the text piece by piece, the finish, usage, ``[DONE]``."""
     asked = taken.json
     base = {
-        "id": "chatcmpl-fake",
+        "id": taken.upstream_id,
         "object": "chat.completion.chunk",
         "created": 1_700_000_000,
         "model": asked["model"],
