@@ -6,12 +6,12 @@ attempt's record says what it was.
 
 from typing import Final
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, delete, or_, select, update
 
 from onegate.usage.v1 import hold_pb2
 from onegate.usage.v1 import hold_service_pb2 as pb
 from onegate.usage.v1.hold_pb2 import Hold
-from runtime.sql import Database
+from runtime.sql import Database, insert_new
 from services.usage import holds
 from services.usage.hold_rows import held_of, matching, rewrite
 from services.usage.hold_store import HoldStore, check_holder
@@ -121,16 +121,15 @@ class HolderStore:
         self._ledger.book(connection)
         now_us = self._ledger.now_us(connection)
         lease_us = (request.lease_ms or LEASE_MS) * 1000
-        query = select(HOLDERS.c.epoch).where(HOLDERS.c.holder == request.holder).with_for_update()
-        last = connection.execute(query).scalar_one_or_none()
+        lease = {"lease_us": lease_us, "lease_expires_at_us": now_us + lease_us}
+        # Two lives of a new holder may open at once: the row is there before it is locked.
+        insert_new(connection, HOLDERS, [{"holder": request.holder, "epoch": 0, **lease}])
+        mine = HOLDERS.c.holder == request.holder
+        query = select(HOLDERS.c.epoch).where(mine).with_for_update()
+        last: int = connection.execute(query).scalar_one()
         # A journal may know later epochs than a database that was restored from a copy.
-        epoch = max(last or 0, request.journal_epoch) + 1
-        values = {"epoch": epoch, "lease_us": lease_us, "lease_expires_at_us": now_us + lease_us}
-        if last is None:
-            connection.execute(insert(HOLDERS).values(holder=request.holder, **values))
-        else:
-            mine = HOLDERS.c.holder == request.holder
-            connection.execute(update(HOLDERS).where(mine).values(**values))
+        epoch = max(last, request.journal_epoch) + 1
+        connection.execute(update(HOLDERS).where(mine).values(epoch=epoch, **lease))
         lost = matching(
             connection,
             "holder = ? AND epoch > ? AND state IN (?, ?)",

@@ -266,6 +266,20 @@ async def test_a_new_epoch_voids_what_the_journal_did_not_dispatch(books: Books)
     assert await books.stands() == (25, 5)
 
 
+async def test_a_lease_posted_for_what_was_never_sent_is_taken_back_by_the_next_life(
+    books: Books,
+) -> None:
+    await books.budget(100)
+    await books.place(books.hold(1, 30))
+    books.clock.passed_s += 700
+    assert await books.holders.sweep() == (1, 0)
+    assert await books.stands() == (30, 0)
+    books.epoch = await books.open_epoch(journal_epoch=books.epoch)
+    request = pb.CloseEpochsRequest(holder="router-0", epoch=books.epoch)
+    assert await books.holders.close_epochs(request) == 1
+    assert await books.stands() == (0, 0)
+
+
 async def test_without_its_journal_a_router_may_have_spent_what_it_held(books: Books) -> None:
     await books.budget(100)
     await books.place(books.hold(1, 30))

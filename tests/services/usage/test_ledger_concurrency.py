@@ -103,3 +103,17 @@ async def live(books: Books, place: int, number: int) -> int:
     )
     assert verdicts.count(Verdict.INSERTED) == 1
     return cost
+
+
+async def test_lives_of_a_new_router_that_open_at_once_get_an_epoch_each(postgres_dsn: str) -> None:
+    clock = SteppedClock()
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(books_on(postgres_dsn, clock))
+        fleet = [first]
+        for _ in range(1, PROCESSES):
+            database = open_database(postgres_dsn)
+            stack.push_async_callback(database.close)
+            fleet.append(Books(database, clock))
+        for number in range(20):
+            opening = (books.open_epoch(holder=f"new-{number}") for books in fleet * 2)
+            assert sorted(await asyncio.gather(*opening)) == [1, 2, 3, 4, 5, 6]
