@@ -209,8 +209,9 @@ class Attempt:
         tokens = TokenUsage(input_tokens=caller.input_tokens_guess, estimated=True)
         if self.reservation is not None:
             self._add_unseen(tokens)
+        cost_nano_usd = max(self.cost(tokens), self._set_aside())
         self._figures = UsageRecord(
-            tokens=tokens, cost_nano_usd=self.cost(tokens), reservation=self.reservation
+            tokens=tokens, cost_nano_usd=cost_nano_usd, reservation=self.reservation
         ).SerializeToString()
 
     def first_byte(self, status: int, now_s: float) -> None:
@@ -292,18 +293,33 @@ class Attempt:
         elif _did_nothing(failure, self.upstream_status):
             self._finish(progress, TokenUsage(), now_s)
         else:
-            self.certainty = usage_record_pb2.CERTAINTY_UNCERTAIN
-            self._finish(progress, self.so_far(progress), now_s)
+            self._finish_unseen(progress, now_s)
 
     def abandon(self, progress: Progress, now_s: float) -> None:
-        """The caller left."""
+        """The caller left. Where money is set aside and nothing has come yet, what the provider
+        did is not known: a budget must not forget it.
+        """
         self.outcome = usage_record_pb2.OUTCOME_CANCELLED
         self.error_reason = error_pb2.ERROR_REASON_CANCELLED
-        self._finish(progress, self.so_far(progress), now_s)
+        if self.reservation is None or progress.output_bytes or progress.usage is not None:
+            self._finish(progress, self.so_far(progress), now_s)
+        else:
+            self._finish_unseen(progress, now_s)
 
-    def _finish(self, progress: Progress, tokens: TokenUsage, now_s: float) -> None:
+    def _finish_unseen(self, progress: Progress, now_s: float) -> None:
+        """It was sent, and nothing has come: the provider may have done all that was paid for."""
+        self.certainty = usage_record_pb2.CERTAINTY_UNCERTAIN
+        self._finish(progress, self.at_least(progress), now_s, self._set_aside())
+
+    def _set_aside(self) -> int:
+        """How much, in nano-USD."""
+        return 0 if self.reservation is None else self.reservation.amount_nano_usd
+
+    def _finish(
+        self, progress: Progress, tokens: TokenUsage, now_s: float, least_nano_usd: int = 0
+    ) -> None:
         self.tokens = tokens
-        self.cost_nano_usd = self.cost(tokens)
+        self.cost_nano_usd = max(self.cost(tokens), least_nano_usd)
         if not self.certainty:
             self.certainty = (
                 usage_record_pb2.CERTAINTY_ESTIMATED

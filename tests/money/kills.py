@@ -33,10 +33,12 @@ from tests.postgres import PASSWORD, PostgresServer
 VICTIMS = ("edge", "router", "usage", "database")
 MODES = ("stream", "plain")
 LIMIT = 10_000 * 1_000_000_000
-REPLY = Reply(
+STREAM = Reply(
     text=" ".join("x" * 47 for _ in range(30)), first_byte_delay_s=0.02, chunk_delay_s=0.002
 )
 """Thirty tokens. Each is so long that a count of what came is never less than the provider's."""
+PLAIN = Reply(text=" ".join("x" for _ in range(500)), first_byte_delay_s=0.02)
+"""Five hundred tokens: more than a router takes to be under way unseen in a stream."""
 CAP = 600
 IN_A_RESTART = (Failpoint.HALF_REPLAYED, Failpoint.EPOCH_OPENED)
 IN_A_TRANSACTION = (Failpoint.HOLD_UNCOMMITTED, Failpoint.RECORD_UNCOMMITTED)
@@ -85,7 +87,7 @@ def world(database: str) -> Iterator[World]:
         tally = Tally(place / "tally")
         stack.callback(tally.close)
         provider = stack.enter_context(running_in_thread(FakeProvider(tally=tally)))
-        provider.default = REPLY
+        provider.choose = lambda taken: STREAM if taken.json.get("stream") else PLAIN
         server, environment = None, {}
         if database == "postgresql":
             server = PostgresServer()

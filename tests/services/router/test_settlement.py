@@ -251,3 +251,26 @@ def test_a_call_without_names_has_no_attribution() -> None:
     assert not bare.record.HasField("attribution")
     assert not bare.record.tags
     assert bare.duration_ms(1.5) == 500
+
+
+def under_a_budget() -> Attempt:
+    attempt = Attempt(Caller(GRANT, request(), "req_1"), Terms(GRANT, "gpt-5", DEPLOYMENT, SHEET))
+    attempt.reservation = usage_record_pb2.Reservation(amount_nano_usd=5_000)
+    attempt.begin("att_1", 1, 1_800_000_000.25, 100.0)
+    return attempt
+
+
+def test_what_was_sent_and_never_heard_of_again_costs_all_that_was_set_aside() -> None:
+    assert under_a_budget().record.cost_nano_usd == 5_000
+    failed = under_a_budget()
+    failed.fail(GatewayError(error_pb2.ERROR_REASON_UPSTREAM_TIMEOUT, "x"), NoProgress(), 103.0)
+    left = under_a_budget()
+    left.abandon(NoProgress(), 103.0)
+    for attempt in (failed, left):
+        assert (certainty(attempt), attempt.record.cost_nano_usd) == ("UNCERTAIN", 5_000)
+
+
+def test_who_leaves_in_mid_answer_pays_for_what_came() -> None:
+    attempt = under_a_budget()
+    attempt.abandon(Said(output_bytes=11), 103.0)
+    assert (certainty(attempt), attempt.record.cost_nano_usd) == ("ESTIMATED", 10 + 30)
