@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +67,7 @@ class World:
     fleet: Fleet
     books: Books
     tally: Tally
+    provider: FakeProvider
     server: PostgresServer | None
 
     def spent(self) -> int:
@@ -80,15 +81,17 @@ class World:
 
 
 @contextlib.contextmanager
-def world(database: str) -> Iterator[World]:
-    """All of it, on SQLite or PostgreSQL."""
+def world(
+    database: str, environment: Mapping[str, str] | None = None, *, budget: bool = True
+) -> Iterator[World]:
+    """All of it, on SQLite or PostgreSQL, with settings in its environment."""
     with contextlib.ExitStack() as stack:
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="og-tally-")))
         tally = Tally(place / "tally")
         stack.callback(tally.close)
         provider = stack.enter_context(running_in_thread(FakeProvider(tally=tally)))
         provider.choose = lambda taken: STREAM if taken.json.get("stream") else PLAIN
-        server, environment = None, {}
+        server, settings = None, dict(environment or {})
         if database == "postgresql":
             server = PostgresServer()
             stack.callback(server.close)
@@ -96,17 +99,18 @@ def world(database: str) -> Iterator[World]:
             server.execute(f"CREATE ROLE owner LOGIN PASSWORD '{PASSWORD}'")
             server.execute("CREATE DATABASE gateway OWNER owner TEMPLATE template0")
             dsn = server.network_dsn("gateway")
-            environment = {"ONEGATE_AUTH_DSN": dsn, "ONEGATE_USAGE_DSN": dsn}
-        fleet = stack.enter_context(running_fleet(provider.base_url, (1, 1), environment))
+            settings |= {"ONEGATE_AUTH_DSN": dsn, "ONEGATE_USAGE_DSN": dsn}
+        fleet = stack.enter_context(running_fleet(provider.base_url, (1, 1), settings))
         books = Books(fleet.data_dir)
-        key = fleet.key()
-        books.limit(
-            LIMIT,
-            organization_id=key["organization_id"],
-            scope=budget_pb2.BUDGET_SCOPE_PROJECT,
-            subject=key["project_id"],
-        )
-        yield World(fleet, books, tally, server)
+        if budget:
+            key = fleet.key()
+            books.limit(
+                LIMIT,
+                organization_id=key["organization_id"],
+                scope=budget_pb2.BUDGET_SCOPE_PROJECT,
+                subject=key["project_id"],
+            )
+        yield World(fleet, books, tally, provider, server)
 
 
 def run_cell(given: World, cell: Cell) -> Verdict:
