@@ -114,6 +114,23 @@ KEY_POLICY: Final = Fields(
         "tags": Tags(),
     }
 )
+DATA_POLICY: Final = Fields(
+    of={
+        "class_min": TEXT,
+        "demands": Many(
+            item=Fields(
+                of={
+                    "class": TEXT,
+                    "regions": Texts(),
+                    "storage_regions": Texts(),
+                    "retention_days_max": WHOLE,
+                    "no_training": FLAG,
+                },
+                identity=("class",),
+            )
+        ),
+    }
+)
 ROLES: Final = Many(
     item=Fields(of={"name": TEXT, "description": TEXT, "permissions": Texts()}, identity=("name",))
 )
@@ -149,6 +166,7 @@ PROJECT_FIELDS: Final[Mapping[str, Kind]] = {
     "models": MODELS,
     "limits": LIMITS,
     "key_policy": KEY_POLICY,
+    "data_policy": DATA_POLICY,
     "roles": ROLES,
     "users": Many(item=Fields(of={"email": EMAIL, "role": TEXT}, identity=("email",))),
     "groups": Many(item=Fields(of={"name": TEXT, "role": TEXT}, identity=("name",))),
@@ -158,7 +176,14 @@ PROJECT_FIELDS: Final[Mapping[str, Kind]] = {
 FILE: Final = Fields(
     of={
         "version": Scalar(tag="int", what="the number 1"),
-        "organization": Fields(of={"models": MODELS, "limits": LIMITS, "key_policy": KEY_POLICY}),
+        "organization": Fields(
+            of={
+                "models": MODELS,
+                "limits": LIMITS,
+                "key_policy": KEY_POLICY,
+                "data_policy": DATA_POLICY,
+            }
+        ),
         "users": Many(item=Fields(of={"email": EMAIL, "role": TEXT}, identity=("email",))),
         "roles": ROLES,
         "groups": Many(

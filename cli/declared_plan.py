@@ -20,6 +20,7 @@ NEW_LEVEL: Final[Declared] = {
         "networks": [],
         "tags": {},
     },
+    "data_policy": {"class_min": "", "demands": []},
 }
 NEW_PROJECT: Final[Declared] = {
     **NEW_LEVEL,
@@ -201,6 +202,19 @@ def _level(place: str, live: Declared, wanted: Declared) -> Iterator[Step]:
     policy = {**live["key_policy"], **wanted.get("key_policy", {})}
     if policy != live["key_policy"]:
         yield Step(does="key_policy.set", place=place, before=live["key_policy"], after=policy)
+    data = {**live["data_policy"], **wanted.get("data_policy", {})}
+    data["demands"] = [demands for demands in map(_demands, data["demands"]) if len(demands) > 1]
+    if data != live["data_policy"]:
+        yield Step(does="data_policy.set", place=place, before=live["data_policy"], after=data)
+
+
+def _demands(row: Declared) -> Declared:
+    """Only what is demanded: an empty list demands nothing, and zero days do."""
+    return {
+        name: value
+        for name, value in row.items()
+        if name == "class" or (value != [] and value is not False)
+    }
 
 
 def _limits(place: str, rows: Sequence[Declared]) -> dict[str, dict[str, int]]:

@@ -13,6 +13,8 @@ from cli.operator import Operator
 from cli.projects import projects
 from cli.users import users
 from onegate.auth.v1 import (
+    data_policy_service_pb2,
+    data_policy_service_pb2_grpc,
     group_service_pb2,
     group_service_pb2_grpc,
     key_policy_service_pb2,
@@ -65,6 +67,7 @@ class Desks:
         self.keys = key_service_pb2_grpc.KeyServiceStub(line)
         self.models = project_policy_service_pb2_grpc.ProjectPolicyServiceStub(line)
         self.limits = rate_limit_service_pb2_grpc.RateLimitServiceStub(line)
+        self.data_policies = data_policy_service_pb2_grpc.DataPolicyServiceStub(line)
         self.key_policies = key_policy_service_pb2_grpc.KeyPolicyServiceStub(line)
 
 
@@ -144,6 +147,10 @@ class StateReader:
             self._desks.key_policies.GetKeyPolicy,
             key_policy_service_pb2.GetKeyPolicyRequest(project_id=project_id),
         )
+        data = await self._operator.call(
+            self._desks.data_policies.GetDataPolicy,
+            data_policy_service_pb2.GetDataPolicyRequest(project_id=project_id),
+        )
         return {
             "models": {
                 "mode": _MODES[permissions.permissions.mode],
@@ -160,6 +167,7 @@ class StateReader:
                 "networks": sorted(policy.policy.networks_allowed),
                 "tags": dict(sorted(policy.policy.tags.items())),
             },
+            "data_policy": _data_policy(data.settings),
         }
 
     async def _roles(self, place: str, project_id: str) -> list[Declared]:
@@ -329,3 +337,23 @@ def limit_identity(limit: Declared) -> list[str]:
 
 def _by(name: str, rows: Iterable[Declared]) -> list[Declared]:
     return sorted(rows, key=lambda row: str(row[name]))
+
+
+def _data_policy(settings: data_policy_service_pb2.DataPolicySettings) -> Declared:
+    """What a level demands of whoever is given its data; only what is said."""
+    declared = []
+    for row in sorted(settings.demands, key=lambda row: row.data_class):
+        said = row.demands
+        found: Declared = {"class": row.data_class}
+        for name, values in (
+            ("regions", said.regions),
+            ("storage_regions", said.storage_regions),
+        ):
+            if values:
+                found[name] = sorted(values)
+        if said.HasField("retention_days_max"):
+            found["retention_days_max"] = said.retention_days_max
+        if said.no_training:
+            found["no_training"] = True
+        declared.append(found)
+    return {"class_min": settings.class_min, "demands": declared}

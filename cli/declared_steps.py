@@ -9,6 +9,8 @@ from cli.declared_state import METER_OF, Desks, Ids
 from cli.limits import NUMBERS
 from cli.operator import Operator
 from onegate.auth.v1 import (
+    data_policy_pb2,
+    data_policy_service_pb2,
     group_service_pb2,
     key_policy_service_pb2,
     key_service_pb2,
@@ -55,6 +57,7 @@ class Applier:
             "models.set": self._set_models,
             "limits.set": self._set_limits,
             "key_policy.set": self._set_key_policy,
+            "data_policy.set": self._set_data_policy,
             "project.create": self._create_project,
             "project.delete": self._archive_project,
             "project_user.create": self._add_member,
@@ -188,6 +191,27 @@ class Applier:
             tags=key_policy_service_pb2.PolicyTags(values=said["tags"]),
         )
         await self._ask(self._desks.key_policies.UpdateKeyPolicy, request)
+
+    async def _set_data_policy(self, step: Step) -> None:
+        demands = [
+            data_policy_service_pb2.ClassDemands(
+                data_class=said["class"],
+                demands=data_policy_pb2.DataDemands(
+                    regions=said.get("regions", ()),
+                    storage_regions=said.get("storage_regions", ()),
+                    retention_days_max=said.get("retention_days_max"),
+                    no_training=said.get("no_training", False),
+                ),
+            )
+            for said in step.after["demands"]
+        ]
+        settings = data_policy_service_pb2.DataPolicySettings(
+            class_min=step.after["class_min"], demands=demands
+        )
+        request = data_policy_service_pb2.UpdateDataPolicyRequest(
+            project_id=self._project(step.place), settings=settings
+        )
+        await self._ask(self._desks.data_policies.UpdateDataPolicy, request)
 
     async def _create_project(self, step: Step) -> None:
         request = project_service_pb2.CreateProjectRequest(name=step.place, residency=step.after)

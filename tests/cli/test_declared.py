@@ -10,7 +10,7 @@ import typer
 import yaml
 from typer.testing import Result
 
-from cli import audit, declared, limits, organizations, projects
+from cli import audit, declared, limits, organizations, policy, projects
 from cli.declared_file import DeclaredError, read
 from cli.keys_change import app as keys_app
 from services.auth.permissions import PERMISSIONS, PROJECT_PERMISSIONS
@@ -26,6 +26,11 @@ organization:
     - {model: "*", requests_per_minute: 600}
     - {model: gpt-5, tokens_per_day: 1000000}
   key_policy: {max_lifetime_seconds: 7776000, networks: [10.0.0.0/8, "::1"]}
+  data_policy:
+    class_min: internal
+    demands:
+      - {class: confidential, regions: [us, eu], retention_days_max: 0, no_training: true}
+      - {class: "", storage_regions: [eu], regions: [], no_training: false}
 users:
   - {email: Ada@example.com, role: owner}
   - {email: bob@example.com}
@@ -75,6 +80,8 @@ def test_a_file_is_applied_once_and_twice_is_the_same(machine: Machine, file: Pa
         assert (again.exit_code, again.stdout) == (0, "Nothing to change.\n")
     key = next(row for row in machine.json(keys_app, "list") if row["name"] == "ci")
     assert (key["state"], key["tags"]) == ("disabled", {"team": "search", "feature": "ci"})
+    shown = machine.run(policy.app, "show", "-o", "json").stdout
+    assert all(word in shown for word in ("confidential", "no_training", "internal"))
     rows = {row["model"] for row in machine.json(limits.app, "list")}
     assert rows == {"*", "*/gpt-5"}
     events = {event["type"] for event in machine.json(audit.app, "list", "--limit", "100")}
@@ -146,6 +153,18 @@ def a_level(dice: random.Random) -> dict[str, Any]:
             "default_lifetime_seconds": dice.choice([0, 900]),
             "networks": some(dice, ["10.0.0.0/8", "::1", "192.0.2.7"]),
             "tags": dict.fromkeys(some(dice, ["team", "ключ"]), "v"),
+        },
+        "data_policy": {
+            "class_min": dice.choice(["", "internal"]),
+            "demands": [
+                {
+                    "class": word,
+                    "regions": some(dice, ["eu", "us"]),
+                    "retention_days_max": dice.randrange(3),
+                    "no_training": dice.choice([True, False]),
+                }
+                for word in some(dice, ["", "public", "confidential"])
+            ],
         },
     }
 
