@@ -15,7 +15,7 @@ ENDED_WITH_AN_ERROR = {
     *("admin_api_keys", "groups", "groups.users", "invites", "projects", "roles", "users"),
     *("projects.api_keys", "projects.data_retention", "projects.groups", "projects.roles"),
     *("projects.model_permissions", "projects.rate_limits", "projects.service_accounts"),
-    "projects.users",
+    *("projects.spend_alerts", "projects.spend_limit", "projects.users", "spend_limit"),
 }
 
 

@@ -93,6 +93,30 @@ async function walkPolicies(project_id) {
   await gone("projects.data_retention", () => projects.dataRetention.retrieve("proj_nobody"));
 }
 
+async function walkSpending(project_id) {
+  const monthly = { currency: "USD", interval: "month" };
+  const limit = projects.spendLimit;
+  await limit.update(project_id, { threshold_amount: 12_345, ...monthly });
+  assert.equal((await limit.retrieve(project_id)).threshold_amount, 12_345);
+  assert.ok((await limit.delete(project_id)).deleted);
+  await gone("projects.spend_limit", () => limit.retrieve(project_id));
+  assert.equal((await organization.spendLimit.update({ threshold_amount: 7, ...monthly })).threshold_amount, 7);
+  assert.equal((await organization.spendLimit.retrieve()).threshold_amount, 7);
+  assert.ok((await organization.spendLimit.delete()).deleted);
+  await gone("spend_limit", () => organization.spendLimit.retrieve());
+  const notification_channel = { type: "email", recipients: ["ops@example.com"] };
+  const said = { notification_channel, ...monthly };
+  const alerts = projects.spendAlerts;
+  const made = [];
+  for (const cents of [100, 200]) made.push((await alerts.create(project_id, { threshold_amount: cents, ...said })).id);
+  assert.deepEqual(await ids(alerts.list(project_id, { limit: 1, order: "asc" })), made);
+  const [id] = made;
+  assert.equal((await alerts.update(id, { project_id, threshold_amount: 150, ...said })).threshold_amount, 150);
+  assert.equal((await alerts.retrieve(id, { project_id })).threshold_amount, 150);
+  assert.ok((await alerts.delete(id, { project_id })).deleted);
+  await gone("projects.spend_alerts", () => alerts.retrieve(id, { project_id }));
+}
+
 async function walkPeople(project_id) {
   // OpenAI has people come by invitation alone; the gateway's own route adds one.
   const added = await fetch(`${process.env.BASE_URL}/organization/users`, {
@@ -181,6 +205,7 @@ async function walkTheEnd(project_id, user_id) {
 const project_id = await walkProjects();
 await walkKeys(project_id);
 await walkPolicies(project_id);
+await walkSpending(project_id);
 const user_id = await walkPeople(project_id);
 await walkRoles(project_id, user_id);
 await walkTheEnd(project_id, user_id);
