@@ -35,6 +35,10 @@ KEEP_S: Final = 5.0
 """How often usage hears which claims this router is at."""
 SETTLED_CHECK_S: Final = 0.2
 """How often a starting router looks whether usage has taken what the last one left."""
+AWAY_S: Final = 1.0
+"""How long to wait before a usage that did not answer hears it again."""
+CALLS_MAX: Final = 10_000
+"""Calls with a key that one router is at: usage hears of all of them in one message."""
 UNSURE_S: Final = 60.0
 """How long usage goes on hearing so after a claim whose fate is unknown."""
 SHIP_S: Final = 0.1
@@ -141,7 +145,7 @@ class Repeats:
             if log.body != body:
                 raise _mismatch()
             return log
-        if len(self._logs) >= self._settings.calls_max:
+        if len(self._logs) >= min(self._settings.calls_max, CALLS_MAX):
             raise refusals.overloaded()
         log = self._logs[seal.id] = AnswerLog(seal.id, body, asked.call, self._room)
         task = asyncio.get_running_loop().create_task(self._fill(log, seal, asked))
@@ -280,7 +284,7 @@ class Repeats:
 
     async def _keep(self) -> None:
         """Tells usage which claims this router is at, for as long as there are any."""
-        told = False
+        told = away = False
         while True:
             settled = self._journal.settled
             due = self._claims or self._clock.monotonic() < self._unsure_until_s
@@ -294,10 +298,12 @@ class Repeats:
                 )
                 try:
                     await unary(self._stub.KeepClaims, request, timeout_s=TIMEOUT_S)
-                    told = told or settled
+                    told, away = told or settled, False
                 except GatewayError as error:
-                    _LOG.warning("usage does not hear of claims: %s", error.message)
-            await self._clock.sleep(KEEP_S if told else SETTLED_CHECK_S)
+                    if not away:
+                        _LOG.warning("usage does not hear of claims: %s", error.message)
+                    away = True
+            await self._clock.sleep(AWAY_S if away else KEEP_S if told else SETTLED_CHECK_S)
 
     def _let_go(self, claim_id: str, *, sure: bool) -> None:
         """This router is not at the claim any more; when usage may not know, it is told."""

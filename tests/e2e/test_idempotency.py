@@ -198,3 +198,29 @@ async def test_while_usage_hangs_a_call_with_a_key_is_refused_and_others_are_ser
         assert "x-onegate-replayed" not in served.headers
     finally:
         os.kill(usage, signal.SIGCONT)
+
+
+@pytest.mark.anyio
+async def test_usage_killed_in_mid_stream_costs_the_retry_nothing(
+    gateway: Gateway, provider: FakeProvider, client: httpx2.AsyncClient
+) -> None:
+    provider.default = SLOW
+    calls = calls_of(provider)
+    stream, headers = body(stream=True), {KEY: "usage-killed"}
+    async with client.stream("POST", "/chat/completions", json=stream, headers=headers) as first:
+        lines = first.aiter_lines()
+        seen = [await anext(lines)]
+        for pid in gateway.pids_of("usage"):
+            os.kill(pid, signal.SIGKILL)
+        seen += [line async for line in lines]
+    assert [line for line in seen if line][-1] == "data: [DONE]"
+    async with asyncio.timeout(60):
+        while True:
+            again = await client.post("/chat/completions", json=stream, headers=headers)
+            if again.status_code == 200:
+                break
+            assert again.status_code == 503, again.text
+            await asyncio.sleep(0.2)
+    assert again.headers["x-onegate-replayed"] == "true"
+    assert again.text.splitlines() == seen
+    assert calls_of(provider) == calls + 1

@@ -130,3 +130,38 @@ def test_a_route_is_named_on_one_line_and_only_when_there_is_one() -> None:
     routed = chat_pb2.Served(model="a/m", route="smart; weight\r\nx-evil: 1")
     assert "x-onegate-route: smart; weightx-evil: 1\r\n" in served_lines(routed, None, 0.1)
     assert "x-onegate-route" not in served_lines(chat_pb2.Served(model="a/m"), None, 0.1)
+
+
+def test_an_idempotency_key_is_taken_as_it_is() -> None:
+    assert context(idempotency_key=b' "9f1c" ').idempotency_key == ' "9f1c" '
+
+
+@pytest.mark.parametrize("key", [b"", b"k" * 256, b"a\tb", b"\xff"])
+def test_an_idempotency_key_that_would_protect_nothing_is_refused(key: bytes) -> None:
+    with pytest.raises(GatewayError) as caught:
+        context(idempotency_key=key)
+    assert reason_name(caught.value.reason) == "invalid_request"
+    assert caught.value.param == "idempotency-key"
+
+
+@pytest.mark.parametrize("metered", [None, chat_pb2.Metered(cost_nano_usd=5)])
+def test_a_replayed_answer_says_whose_it_is_and_that_it_costs_nothing(
+    metered: chat_pb2.Metered | None,
+) -> None:
+    repetition = chat_pb2.Repetition(replayed=True, request_id="req_1\r\nx: y")
+    lines = served_lines(chat_pb2.Served(model="a/m", repetition=repetition), metered, 1.0)
+    assert "x-onegate-replayed: true\r\n" in lines
+    assert "x-onegate-original-request-id: req_1x: y\r\n" in lines
+    assert [line for line in lines.split("\r\n") if line.startswith("x-onegate-cost")] == [
+        "x-onegate-cost: 0"
+    ]
+
+
+def test_a_first_answer_with_a_key_says_that_it_was_made() -> None:
+    served = chat_pb2.Served(model="a/m", repetition=chat_pb2.Repetition(request_id="req_1"))
+    lines = served_lines(served, chat_pb2.Metered(cost_nano_usd=5), 1.0)
+    assert "x-onegate-replayed: false\r\n" in lines
+    assert "x-onegate-cost: 0.000000005\r\n" in lines
+    assert "original" not in lines
+    plain = served_lines(chat_pb2.Served(model="a/m"), None, 1.0)
+    assert "replayed" not in plain

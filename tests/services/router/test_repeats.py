@@ -17,7 +17,7 @@ from runtime.sql import Database, open_database, unix_micros
 from services.router import server
 from services.router.answer_seal import AnswerSeal
 from services.usage.idempotency_service import IdempotencyService
-from services.usage.idempotency_store import CHUNKS, MIGRATIONS, IdempotencyStore
+from services.usage.idempotency_store import CHUNKS, CLAIMS, MIGRATIONS, IdempotencyStore
 from tests.fake_provider import FakeProvider, Outcome, Reply
 from tests.services.router.rig import (
     PRICED,
@@ -228,7 +228,7 @@ async def test_a_failed_call_is_not_kept(tmp_path: Path, answers: IdempotencySer
 
 @pytest.mark.parametrize("body", [hello(), STREAM], ids=["plain", "stream"])
 async def test_an_answer_too_large_to_be_kept_is_given_once(
-    tmp_path: Path, answers: IdempotencyService, body: dict[str, Any]
+    tmp_path: Path, answers: IdempotencyService, database: Database, body: dict[str, Any]
 ) -> None:
     async with FakeProvider() as fake:
         settings = settings_in(tmp_path, provider("a", fake), idempotency_answer_bytes_max=1024)
@@ -236,6 +236,8 @@ async def test_an_answer_too_large_to_be_kept_is_given_once(
             fake.default = Reply(text="word " * 1000)
             first = await once(rig, body)
             assert (first.reason, first.text) == ("", "word " * 1000)
+            (kept,) = await database.read(lambda c: c.execute(CLAIMS.select()).all())
+            assert kept.state == pb.CLAIM_STATE_TOO_LARGE
             assert (await once(rig, body)).reason == "conflict"
             assert len(fake.chats) == 1
 
