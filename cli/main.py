@@ -28,6 +28,7 @@ GROUPS: Final = {
     "budgets": "cli.budgets",
     "ledger": "cli.ledger",
     "invoice": "cli.invoices",
+    "alerts": "cli.alerts",
 }
 """The module of each group of commands, whose ``app`` it is. Imported when it is used: ``onegate
 up`` runs for as long as the gateway and holds none of them.

@@ -21,6 +21,7 @@ from cli.keys_view import console
 from cli.usage_view import Output, print_prices, print_records, print_summaries
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
+    alert_service_pb2_grpc,
     budget_service_pb2_grpc,
     invoice_service_pb2_grpc,
     ledger_service_pb2_grpc,
@@ -77,6 +78,7 @@ class Usage:
     prices: price_service_pb2_grpc.PriceServiceStub
     budgets: budget_service_pb2_grpc.BudgetServiceStub
     ledger: ledger_service_pb2_grpc.LedgerServiceStub
+    alerts: alert_service_pb2_grpc.AlertServiceStub
     invoices: invoice_service_pb2_grpc.InvoiceServiceStub
     operator_token: Secret
 
@@ -162,6 +164,7 @@ async def _with_usage(settings: Settings, work: Callable[[Usage], Awaitable[T]])
             prices=price_service_pb2_grpc.PriceServiceStub(line),
             budgets=budget_service_pb2_grpc.BudgetServiceStub(line),
             ledger=ledger_service_pb2_grpc.LedgerServiceStub(line),
+            alerts=alert_service_pb2_grpc.AlertServiceStub(line),
             invoices=invoice_service_pb2_grpc.InvoiceServiceStub(line),
             operator_token=token,
         )

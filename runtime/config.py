@@ -29,6 +29,7 @@ from runtime.route_settings import RouteSettings, RouteTarget
 from runtime.rules import ConfigError, Problem, did_you_mean
 from runtime.settings import (
     NEED_BASE_URL,
+    AlertSettings,
     AuthSettings,
     CredentialSettings,
     EdgeSettings,
@@ -47,6 +48,7 @@ from runtime.toml_lines import line_of
 __all__ = [
     "DEFAULT_FILE",
     "WELL_KNOWN",
+    "AlertSettings",
     "AuthSettings",
     "ConfigError",
     "CredentialSettings",
@@ -86,6 +88,7 @@ _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "oidc": OidcSettings,
     "usage": UsageSettings,
     "limits": LimitsSettings,
+    "alerts": AlertSettings,
     "invoice": InvoiceSettings,
     "rpc": RpcSettings,
     "telemetry": TelemetrySettings,

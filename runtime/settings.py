@@ -182,6 +182,25 @@ class InvoiceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AlertSettings:
+    """How people are told about budgets (docs/alerts.md). ``webhook_private`` lets the webhook's
+    name lead into a private network; ``smtp_security`` is how mail is encrypted on its way.
+    """
+
+    webhook_url: str = field(default="", metadata=ruled(rules.base_url))
+    webhook_secret_file: str = field(default="", metadata=ruled(rules.path))
+    webhook_private: bool = False
+    smtp_host: str = field(default="", metadata=ruled(rules.path))
+    smtp_port: int = field(default=587, metadata=between(1, 65535))
+    smtp_security: str = field(default="starttls", metadata=one_of(("starttls", "tls", "none")))
+    smtp_username: str = field(default="", metadata=ruled(rules.path))
+    smtp_password_file: str = field(default="", metadata=ruled(rules.path))
+    smtp_ca_file: str = field(default="", metadata=ruled(rules.path))
+    mail_from: str = field(default="", metadata=ruled(rules.path))
+    timeout_s: float = field(default=10.0, metadata=between(0.1, 30))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RpcSettings:
     """gRPC in every process. ``operator_token_file`` holds the secret that admits
     administration.
@@ -271,6 +290,7 @@ class Settings:
     oidc: OidcSettings = field(default_factory=OidcSettings)
     usage: UsageSettings = field(default_factory=UsageSettings)
     limits: LimitsSettings = field(default_factory=LimitsSettings)
+    alerts: AlertSettings = field(default_factory=AlertSettings)
     invoice: InvoiceSettings = field(default_factory=InvoiceSettings)
     rpc: RpcSettings = field(default_factory=RpcSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)

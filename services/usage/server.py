@@ -12,6 +12,7 @@ import grpc
 
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
+    alert_service_pb2_grpc,
     budget_service_pb2_grpc,
     hold_service_pb2_grpc,
     idempotency_service_pb2_grpc,
@@ -32,6 +33,9 @@ from runtime.rpc import RpcServer, require_operator
 from runtime.secrets import FileSecrets, Secret
 from runtime.sql import Database, open_configured
 from services.usage import idempotency_store, ledger_schema, reports, seed
+from services.usage.alert_sender import AlertSender, ways_of
+from services.usage.alert_service import AlertService
+from services.usage.alert_store import AlertStore
 from services.usage.board import Board
 from services.usage.budget_board import BudgetBoard
 from services.usage.budget_service import BudgetIds, BudgetService, LedgerService
@@ -204,12 +208,15 @@ class _Books:
 async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     """Serves until ``stop`` is set."""
     clock = SystemClock()
-    operator_token = FileSecrets(SystemEntropy()).read_or_make(settings.rpc.operator_token_file)
+    secrets = FileSecrets(SystemEntropy())
+    operator_token = secrets.read_or_make(settings.rpc.operator_token_file)
+    ways = ways_of(settings.alerts, secrets)
     metrics = Metrics("usage")
     async with AsyncExitStack() as cleanup:
         failpoints = configured(settings)
         database = open_configured(settings.usage)
         books = _Books(database, metrics, clock, failpoints)
+        outbox = AlertStore(database, shared_clock(clock))
         store = SqlStore(database, books.charger, failpoints)
         price_store = SqlPriceStore(database)
         cleanup.push_async_callback(store.close)
@@ -220,6 +227,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
             await store.migrate(now=clock.now())
             await price_store.migrate(now=clock.now())
             await books.start(clock)
+            await outbox.migrate(now=clock.now())
             await prices.refresh()
             return True
 
@@ -239,6 +247,11 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
             PriceService(board, prices, operator_token),
         )
         books.serve(server, operator_token)
+        chance = (clock, SystemEntropy())
+        server.add(
+            alert_service_pb2_grpc.add_AlertServiceServicer_to_server,
+            AlertService(outbox, ways, operator_token, chance),
+        )
         cleanup.push_async_callback(books.close)
         await server.start(settings.usage.listen)
         cleanup.push_async_callback(server.stop, STOP_GRACE_S)
@@ -247,6 +260,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
                 tasks.create_task(board.run()),
                 tasks.create_task(prices.run()),
                 tasks.create_task(books.keeper.run()),
+                tasks.create_task(AlertSender(outbox, ways, *chance).run()),
                 tasks.create_task(books.answers.run()),
                 tasks.create_task(follow_store(server, prices.age_s, clock)),
             ]
