@@ -128,6 +128,11 @@ class Holds:
         try:
             async with asyncio.timeout(_FLUSH_S):
                 await self._return_slices()
+                # What is under way goes on; a slice that was still asked for comes, and goes back.
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+                    self._slices.close()
+                    await self._return_slices()
                 while self._voids:
                     await self._clock.sleep(_BACKOFF_S_MIN)
         except TimeoutError:
@@ -314,7 +319,8 @@ class Holds:
     async def _tend(self) -> None:
         while True:
             await self._clock.sleep(TEND_S)
-            await self._return_slices()
+            # In a task of its own: what is on its way back must not be lost when this one ends.
+            self._later(self._return_slices())
 
     async def _return_slices(self) -> None:
         done = self._slices.returnable(self._clock.monotonic())

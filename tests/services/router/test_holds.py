@@ -272,6 +272,22 @@ async def test_a_busy_payer_is_admitted_from_a_slice_and_the_rest_goes_back(
         assert [hold.amount_nano_usd for hold in await usage.held() if hold.slice] == [10]
 
 
+async def test_a_slice_on_its_way_back_when_the_router_stops_comes_back(tmp_path: Path) -> None:
+    async with running(tmp_path) as (usage, router):
+        await usage.budget(1_000_000)
+        await until(lambda: len(router.watch.current) == 1, "the budget")
+        reserved = await router.holds.place(router.wish(10))
+        for _ in range(500):
+            if reserved.slice_id:
+                break
+            await asyncio.sleep(0.01)
+            reserved = await router.holds.place(router.wish(10))
+        router.holds.recall([reserved.slice_id])
+        await asyncio.sleep(0)
+        await router.holds.close()
+        assert [hold.amount_nano_usd for hold in await usage.held() if hold.slice] == [10]
+
+
 async def test_a_router_whose_name_is_taken_holds_nothing_any_more(tmp_path: Path) -> None:
     async with running(tmp_path) as (usage, router):
         await usage.budget(1_000)
