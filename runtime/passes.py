@@ -27,6 +27,8 @@ PASS_KEY: Final = "x-onegate-pass"  # noqa: S105 - the name of a field
 LIFE_S: Final = 60
 SPENDING: Final = "spending"
 """The purpose of passes for spend limits and alerts."""
+REPORTS: Final = "reports"
+"""The purpose of passes for reports of usage and costs."""
 
 _LABEL: Final = b"onegate access pass"
 _SEAL_BYTES: Final = 32

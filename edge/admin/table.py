@@ -15,6 +15,7 @@ from edge.admin import (
     roles,
     service_accounts,
     spending,
+    usage,
 )
 from edge.admin.route import AnyRoute
 
@@ -31,4 +32,5 @@ ROUTES: Final[tuple[AnyRoute, ...]] = (
     *groups.ROUTES,
     *roles.ROUTES,
     *audit.ROUTES,
+    *usage.ROUTES,
 )

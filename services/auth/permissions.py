@@ -33,10 +33,12 @@ def _named(resources: Iterable[str], *actions: str) -> frozenset[str]:
     return frozenset(f"api.{resource}.{action}" for resource in resources for action in actions)
 
 
-PROJECT_PERMISSIONS: Final = _named(_PROJECT_RESOURCES, "read", "write")
+PROJECT_PERMISSIONS: Final = _named(_PROJECT_RESOURCES, "read", "write") | {"api.usage.read"}
 """What may be permitted in one project."""
 
-PERMISSIONS: Final = _named(_ORGANIZATION_RESOURCES, "read", "write") - {"api.audit_logs.write"}
+PERMISSIONS: Final = PROJECT_PERMISSIONS | (
+    _named(_ORGANIZATION_RESOURCES, "read", "write") - {"api.audit_logs.write"}
+)
 """What may be permitted in a whole organisation, each of its projects included."""
 
 
@@ -81,7 +83,7 @@ PROJECT_ROLES: Final[Mapping[str, PredefinedRole]] = {
         PredefinedRole(
             id="role_project_member",
             word="member",
-            permissions=_named(_PROJECT_RESOURCES, "read"),
+            permissions=_named((*_PROJECT_RESOURCES, "usage"), "read"),
             description="Sees everything in the project.",
         ),
     )
@@ -145,6 +147,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
         "sign_in.out": Operation(permission="", event="logout.succeeded"),
         "break_glass": Operation(permission="", event="break_glass.used"),
         **_family("audit_logs", "list"),
+        **_family("usage", "read"),
         **_family(
             "projects",
             "list get",

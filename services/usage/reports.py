@@ -7,7 +7,7 @@ cut, made up or kept from another question is refused. Sums are whole numbers th
 import base64
 import binascii
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -24,7 +24,6 @@ PAGE_SIZE_MAX: Final = 1_000
 ROWS_MAX: Final = 10_000
 """The most groups that one answer holds."""
 
-DAY_US: Final = 86_400_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SEAL_BYTES: Final = 8
 
@@ -48,19 +47,6 @@ class Cursor:
 
     started_at_us: int
     attempt_id: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sums:
-    """One group of a report: its values in the order of the dimensions, and its sums."""
-
-    group: tuple[str | int, ...]
-    attempts: int
-    input_tokens: int
-    cached_input_tokens: int
-    output_tokens: int
-    cost_nano_usd: int
-    failures: int
 
 
 def selection_of(wanted: UsageFilter) -> Selection:
@@ -158,21 +144,16 @@ def dimensions_of(
     return tuple(group_by)
 
 
-def summary(
-    sums: Sums, dimensions: Sequence[UsageDimension.ValueType]
-) -> usage_service_pb2.UsageSummary:
+def summary(group: Sequence[str | int], sums: Mapping[str, int]) -> usage_service_pb2.UsageSummary:
     """A row of the answer. Days are numbers inside and dates (``2026-11-21``) outside."""
     return UsageSummary(
-        group=[
-            _date(value) if isinstance(value, int) else value
-            for value, _ in zip(sums.group, dimensions, strict=True)
-        ],
-        attempts=sums.attempts,
-        input_tokens=sums.input_tokens,
-        cached_input_tokens=sums.cached_input_tokens,
-        output_tokens=sums.output_tokens,
-        cost_nano_usd=sums.cost_nano_usd,
-        failures=sums.failures,
+        group=[_date(value) if isinstance(value, int) else value for value in group],
+        attempts=sums["attempts"],
+        input_tokens=sums["input_tokens"],
+        cached_input_tokens=sums["cached_input_tokens"],
+        output_tokens=sums["output_tokens"],
+        cost_nano_usd=sums["cost_nano_usd"],
+        failures=sums["failures"],
     )
 
 

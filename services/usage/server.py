@@ -19,6 +19,7 @@ from onegate.usage.v1 import (
     invoice_service_pb2_grpc,
     ledger_service_pb2_grpc,
     price_service_pb2_grpc,
+    report_service_pb2_grpc,
     usage_service_pb2,
     usage_service_pb2_grpc,
 )
@@ -27,7 +28,7 @@ from runtime.config import Settings
 from runtime.errors import GatewayError
 from runtime.failpoints import Failpoints, configured
 from runtime.metrics import Metrics, serve_metrics
-from runtime.passes import SPENDING, Gate
+from runtime.passes import REPORTS, SPENDING, Gate
 from runtime.readiness import follow_store, when_available
 from runtime.rpc import RpcServer, require_operator
 from runtime.secrets import FileSecrets, Secret
@@ -55,6 +56,10 @@ from services.usage.ledger_keeper import LedgerKeeper
 from services.usage.ledger_store import LedgerStore, shared_clock
 from services.usage.price_service import OperatorPrices, PriceService
 from services.usage.price_store import SqlPriceStore
+from services.usage.report_service import ReportService, columns_of, question_of
+from services.usage.report_store import ReportStore
+from services.usage.rollup_keeper import RollupKeeper
+from services.usage.rollups import Rollups
 from services.usage.store import SqlStore, Store, Verdict
 
 RECORDS_MAX: Final = 1_000
@@ -72,9 +77,13 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
     """Takes finished attempts from routers; tells the operator about them."""
 
     def __init__(
-        self, store: Store, intake: Intake, operator_token: Secret, metrics: Metrics
+        self,
+        stores: tuple[Store, ReportStore],
+        intake: Intake,
+        operator_token: Secret,
+        metrics: Metrics,
     ) -> None:
-        self._store = store
+        self._store, self._reports = stores
         self._intake = intake
         self._operator_token = operator_token
         counter = metrics.counter("records", "Records by what became of them.", ("verdict",))
@@ -129,11 +138,11 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
     ) -> usage_service_pb2.SummarizeUsageResponse:
         """Sums by group, dearest first."""
         require_operator(context, self._operator_token.reveal())
-        dimensions = reports.dimensions_of(request.group_by)
-        selection = reports.selection_of(request.filter)
-        rows = await self._store.summarize(selection, dimensions)
+        groups = columns_of(request.group_by, request.tag)
+        question = question_of(reports.selection_of(request.filter), groups, request.tag)
+        found = await self._reports.totals(question, rows_max=reports.ROWS_MAX, dearest_first=True)
         return usage_service_pb2.SummarizeUsageResponse(
-            rows=[reports.summary(row, dimensions) for row in rows]
+            rows=[reports.summary(total.group, total.sums) for total in found]
         )
 
 
@@ -235,16 +244,21 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
             return
         await board.extend()
         intake = Intake(store, clock, failpoints)
+        summed = ReportStore(database)
         cleanup.push_async_callback(intake.close)
         if settings.telemetry.metrics_address:
             page = await serve_metrics(settings.telemetry.metrics_address, metrics)
             cleanup.push_async_callback(page.close)
         server = RpcServer(settings.rpc, "usage")
-        service = UsageService(store, intake, operator_token, metrics)
+        service = UsageService((store, summed), intake, operator_token, metrics)
         server.add(usage_service_pb2_grpc.add_UsageServiceServicer_to_server, service)
         server.add(
             price_service_pb2_grpc.add_PriceServiceServicer_to_server,
             PriceService(board, prices, operator_token),
+        )
+        server.add(
+            report_service_pb2_grpc.add_ReportServiceServicer_to_server,
+            ReportService(summed, Gate(operator_token, REPORTS, clock), clock),
         )
         books.serve(server, operator_token)
         chance = (clock, SystemEntropy())
@@ -262,6 +276,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
                 tasks.create_task(books.keeper.run()),
                 tasks.create_task(AlertSender(outbox, ways, *chance).run()),
                 tasks.create_task(books.answers.run()),
+                tasks.create_task(RollupKeeper(Rollups(database), clock).run()),
                 tasks.create_task(follow_store(server, prices.age_s, clock)),
             ]
             ready()

@@ -10,6 +10,7 @@ The ledger's postings point here by attempt id. Nothing in these tables is ever 
 
 import enum
 import hashlib
+import json
 import logging
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
@@ -20,22 +21,18 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    ColumnElement,
     Connection,
     Dialect,
     Index,
     Integer,
     LargeBinary,
     MetaData,
-    Row,
     Select,
     String,
     Table,
     Text,
     and_,
-    func,
     insert,
-    literal_column,
     or_,
     select,
 )
@@ -43,12 +40,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.schema import CreateIndex, CreateTable
 from sqlalchemy.types import TypeEngine
 
-from onegate.usage.v1 import usage_record_pb2, usage_service_pb2
 from onegate.usage.v1.usage_record_pb2 import UsageRecord
-from onegate.usage.v1.usage_service_pb2 import UsageDimension
 from runtime.failpoints import OFF, Failpoint, Failpoints
 from runtime.sql import Database, Migration, NanoUsd, RowNumber
-from services.usage.reports import DAY_US, ROWS_MAX, Cursor, Selection, Sums
+from services.usage import rollup_schema
+from services.usage.driver_sql import insertion, run, run_all
+from services.usage.reports import Cursor, Selection
+from services.usage.rollup_schema import COUNTS
 
 _LOG = logging.getLogger(__name__)
 
@@ -81,23 +79,12 @@ _FIELDS: Final[Mapping[str, tuple[str, TypeEngine[Any]]]] = {
     "feature": ("attribution.feature", Text()),
     "run": ("attribution.run", Text()),
     "upstream_request_id": ("upstream_request_id", Text()),
+    "service_tier": ("tokens.service_tier", Text()),
 }
 """Columns that are a field of the record: which one, and the type."""
 
-_COUNTS: Final = (
-    "input_tokens",
-    "cached_input_tokens",
-    "cache_write_tokens",
-    "cache_write_1h_tokens",
-    "input_audio_tokens",
-    "input_image_tokens",
-    "output_tokens",
-    "reasoning_tokens",
-    "output_audio_tokens",
-    "output_image_tokens",
-    "web_searches",
-)
-"""Columns that are a field of the record's ``tokens``, by the same name."""
+_ADDED: Final = ("service_tier", "cached_input_audio_tokens", "team", "tags")
+"""Columns that the second migration added; they are empty in rows from before it."""
 
 RECORDS = Table(
     "usage_records",
@@ -106,7 +93,10 @@ RECORDS = Table(
         Column(name, kind, primary_key=name == "attempt_id", nullable=False)
         for name, (_, kind) in _FIELDS.items()
     ),
-    *(Column(name, BigInteger, nullable=False) for name in _COUNTS),
+    *(Column(name, BigInteger, nullable=False) for name in COUNTS),
+    # The tag `team`, and all tags as a JSON object; empty where there are none.
+    Column("team", Text, nullable=False),
+    Column("tags", Text, nullable=False),
     Column("started_at_us", BigInteger, nullable=False),
     Column("recorded_at_us", BigInteger, nullable=False),
     # The record as it came, for what no column names.
@@ -136,27 +126,40 @@ _INDEXES: Final = (
     Index("usage_quarantine_by_attempt", QUARANTINE.c.attempt_id),
 )
 
+_FIRST_RECORDS: Final = Table(
+    RECORDS.name,
+    MetaData(),
+    *(
+        Column(column.name, column.type, primary_key=column.primary_key, nullable=False)
+        for column in RECORDS.columns
+        if column.name not in _ADDED
+    ),
+)
+
+_ADD_CACHED_AUDIO: Final = (
+    "ALTER TABLE usage_records ADD COLUMN cached_input_audio_tokens BIGINT NOT NULL DEFAULT 0"
+)
+
 MIGRATIONS: Final = (
     Migration(
         version=1,
         statements=(
-            *map(CreateTable, (RECORDS, QUARANTINE)),
+            *map(CreateTable, (_FIRST_RECORDS, QUARANTINE)),
             *map(CreateIndex, _INDEXES),
         ),
     ),
+    Migration(
+        version=2,
+        statements=(
+            *(
+                f"ALTER TABLE usage_records ADD COLUMN {name} TEXT NOT NULL DEFAULT ''"
+                for name in ("service_tier", "team", "tags")
+            ),
+            _ADD_CACHED_AUDIO,
+            *rollup_schema.STATEMENTS,
+        ),
+    ),
 )
-
-_GROUPS: Final[Mapping[int, ColumnElement[Any]]] = {
-    usage_service_pb2.USAGE_DIMENSION_MODEL: _C.model,
-    usage_service_pb2.USAGE_DIMENSION_KEY: _C.key_id,
-    usage_service_pb2.USAGE_DIMENSION_PROJECT: _C.project_id,
-    usage_service_pb2.USAGE_DIMENSION_PROVIDER: _C.provider,
-    # Written out: PostgreSQL takes two parameters for two expressions, whatever their value.
-    usage_service_pb2.USAGE_DIMENSION_DAY: _C.started_at_us // literal_column(str(DAY_US)),
-    usage_service_pb2.USAGE_DIMENSION_FEATURE: _C.feature,
-    usage_service_pb2.USAGE_DIMENSION_CUSTOMER: _C.customer,
-}
-"""What each dimension groups by; days are whole days since 1970."""
 
 STARTED_AT_US_MAX: Final = 2**62
 COST_NANO_USD_MAX: Final = 10**15
@@ -213,12 +216,6 @@ class Store(Protocol):
         """Up to ``count_max`` records older than ``after``, newest first."""
         ...
 
-    async def summarize(
-        self, selection: Selection, dimensions: Sequence[UsageDimension.ValueType]
-    ) -> list[Sums]:
-        """The sums by group, dearest first; one row for no dimension."""
-        ...
-
     async def close(self) -> None:
         """Lets go of the database."""
         ...
@@ -239,21 +236,21 @@ class SqlStore:
         charges: Charges | None = None,
         failpoints: Failpoints = OFF,
     ) -> None:
-        self._database = database
+        self.database = database
         self._failpoints = failpoints
         self._charges = charges
         self._statement = ""
 
     async def migrate(self, *, now: datetime) -> None:
         """See :class:`Store`."""
-        await self._database.migrate("usage", MIGRATIONS, now=now)
+        await self.database.migrate("usage", MIGRATIONS, now=now)
 
     async def record(self, records: Sequence[UsageRecord], *, now_us: int) -> list[Verdict]:
         """See :class:`Store`."""
         distinct = {record.attempt_id for record in records}
         if len(distinct) == len(records) and not any(map(_fault, records)):
             try:
-                used = await self._database.write(
+                used = await self.database.write(
                     lambda c: self._insert(c, records, [_row(r, now_us) for r in records])
                 )
             except IntegrityError:
@@ -272,7 +269,7 @@ class SqlStore:
         return await self._with_care(records, now_us)
 
     async def _with_care(self, records: Sequence[UsageRecord], now_us: int) -> list[Verdict]:
-        return await self._database.write(lambda c: self._insert_with_care(c, records, now_us))
+        return await self.database.write(lambda c: self._insert_with_care(c, records, now_us))
 
     def _insert(
         self,
@@ -285,6 +282,7 @@ class SqlStore:
         Values go to the driver as they are: none of these types needs the statement's own
         processing, which costs more per row than SQLite does.
         """
+        _note_late(connection, records)
         # Before the rows are there: an account that is opened now adds up the rows of the past.
         used = self._charges.charge(connection, records) if self._charges is not None else ()
         if not self._statement:
@@ -332,35 +330,12 @@ class SqlStore:
             same = and_(_C.started_at_us == at, _C.attempt_id < after.attempt_id)
             query = query.where(or_(_C.started_at_us < at, same))
         query = query.order_by(_C.started_at_us.desc(), _C.attempt_id.desc()).limit(count_max)
-        found = await self._database.read(lambda c: c.execute(query).scalars().all())
+        found = await self.database.read(lambda c: c.execute(query).scalars().all())
         return [UsageRecord.FromString(record) for record in found]
-
-    async def summarize(
-        self, selection: Selection, dimensions: Sequence[UsageDimension.ValueType]
-    ) -> list[Sums]:
-        """See :class:`Store`."""
-        groups = [_GROUPS[dimension] for dimension in dimensions]
-        cost = func.coalesce(func.sum(_C.cost_nano_usd), 0)
-        completed = _C.outcome == usage_record_pb2.OUTCOME_COMPLETED
-        query = _selected(
-            select(
-                *groups,
-                func.count(),
-                func.coalesce(func.sum(_C.input_tokens), 0),
-                func.coalesce(func.sum(_C.cached_input_tokens), 0),
-                func.coalesce(func.sum(_C.output_tokens), 0),
-                cost,
-                func.count().filter(~completed),
-            ),
-            selection,
-        )
-        query = query.group_by(*groups).order_by(cost.desc(), *groups).limit(ROWS_MAX)
-        found = await self._database.read(lambda c: c.execute(query).all())
-        return [_sums(row, len(groups)) for row in found]
 
     async def close(self) -> None:
         """See :class:`Store`."""
-        await self._database.close()
+        await self.database.close()
 
 
 def _selected(query: Select[Any], selection: Selection) -> Select[Any]:
@@ -379,18 +354,16 @@ def _selected(query: Select[Any], selection: Selection) -> Select[Any]:
     return query
 
 
-def _sums(row: Row[Any], groups: int) -> Sums:
-    # PostgreSQL sums in NUMERIC, SQLite in integers: both are exact, and both are whole.
-    attempts, inputs, cached, outputs, cost, failures = (int(value) for value in row[groups:])
-    return Sums(
-        group=tuple(row[:groups]),
-        attempts=attempts,
-        input_tokens=inputs,
-        cached_input_tokens=cached,
-        output_tokens=outputs,
-        cost_nano_usd=cost,
-        failures=failures,
-    )
+def _note_late(connection: Connection, records: Sequence[UsageRecord]) -> None:
+    """Remembers records of hours that are sealed. Until this transaction ends, none is sealed."""
+    found = run(connection, _SEALED)
+    sealed_us: int = found.scalar_one()
+    late = [
+        (record.attempt_id, started_at_us)
+        for record in records
+        if (started_at_us := record.started_at.ToMicroseconds()) < sealed_us
+    ]
+    run_all(connection, _INSERT_LATE, sorted(late))
 
 
 def _insert_statement(dialect: Dialect) -> str:
@@ -401,6 +374,10 @@ def _insert_statement(dialect: Dialect) -> str:
     return f"INSERT INTO {RECORDS.name} ({', '.join(names)}) VALUES ({places})"  # noqa: S608
 
 
+_SEALED: Final = "SELECT before_us FROM usage_rollup_marks WHERE name = 'sealed' FOR SHARE"
+_INSERT_LATE: Final = insertion(rollup_schema.LATE.name, rollup_schema.LATE.c.keys())
+
+
 def _row(record: UsageRecord, now_us: int) -> tuple[object, ...]:
     """A row of ``usage_records``, in the order of its columns."""
     counts = _counts_of(record.tokens)
@@ -409,11 +386,15 @@ def _row(record: UsageRecord, now_us: int) -> tuple[object, ...]:
         counts = tuple(max(count, 0) for count in counts)
     started_at_us = record.started_at.ToMicroseconds()
     content = record.SerializeToString()
-    return (*_fields_of(record), *counts, started_at_us, now_us, content)
+    team = tags = ""
+    if record.tags:
+        team = record.tags.get("team", "")
+        tags = json.dumps(dict(record.tags), ensure_ascii=False, sort_keys=True)
+    return (*_fields_of(record), *counts, team, tags, started_at_us, now_us, content)
 
 
 _fields_of = attrgetter(*(path for path, _ in _FIELDS.values()))
-_counts_of = attrgetter(*_COUNTS)
+_counts_of = attrgetter(*COUNTS)
 _texts_of = attrgetter(
     *(path for path, kind in _FIELDS.values() if isinstance(kind, (String, Text)))
 )
@@ -432,7 +413,7 @@ def _fault(record: UsageRecord) -> str:
         return "its token counts are absurd"
     if max(map(len, _ids_of(record))) > ID_CHARS_MAX:
         return "an id is too long"
-    if "\0" in "".join(_texts_of(record)):
+    if "\0" in "".join((*_texts_of(record), *record.tags, *record.tags.values())):
         # PostgreSQL cannot keep one; what one database refuses, none takes.
         return "a text holds a NUL"
     return ""

@@ -120,6 +120,8 @@ class Binding:
 
     def _query(self, path: str, query: str) -> str:
         pairs = urllib.parse.parse_qsl(query, keep_blank_values=True)
+        # A page of a report is said by the page before it; the first needs no word.
+        pairs = [pair for pair in pairs if pair != ("page", "page")]
         bound = [(name, self._cursor(path, value)) for name, value in pairs]
         return f"?{urllib.parse.urlencode(bound)}" if bound else ""
 

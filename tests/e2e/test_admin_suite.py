@@ -20,6 +20,7 @@ COVERED = (
     "test_invites.py",
     "test_projects.py",
     "test_roles.py",
+    "test_usage.py",
     "test_users.py",
     "groups/test_roles.py",
     "groups/test_users.py",

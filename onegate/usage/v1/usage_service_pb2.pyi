@@ -43,6 +43,20 @@ class _UsageDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageD
     """The caller's feature."""
     USAGE_DIMENSION_CUSTOMER: _UsageDimension.ValueType  # 7
     """The caller's customer."""
+    USAGE_DIMENSION_TEAM: _UsageDimension.ValueType  # 8
+    """The team: the tag `team`."""
+    USAGE_DIMENSION_RUN: _UsageDimension.ValueType  # 9
+    """The agent run."""
+    USAGE_DIMENSION_TAG: _UsageDimension.ValueType  # 10
+    """A tag, whose name is asked for beside it."""
+    USAGE_DIMENSION_END_USER: _UsageDimension.ValueType  # 11
+    """The caller's end user."""
+    USAGE_DIMENSION_ORGANIZATION: _UsageDimension.ValueType  # 12
+    """The organisation."""
+    USAGE_DIMENSION_ENDPOINT: _UsageDimension.ValueType  # 13
+    """The API that was used."""
+    USAGE_DIMENSION_SERVICE_TIER: _UsageDimension.ValueType  # 14
+    """The service tier, in the provider's own word."""
 
 class UsageDimension(_UsageDimension, metaclass=_UsageDimensionEnumTypeWrapper):
     """What sums are grouped by."""
@@ -63,6 +77,20 @@ USAGE_DIMENSION_FEATURE: UsageDimension.ValueType  # 6
 """The caller's feature."""
 USAGE_DIMENSION_CUSTOMER: UsageDimension.ValueType  # 7
 """The caller's customer."""
+USAGE_DIMENSION_TEAM: UsageDimension.ValueType  # 8
+"""The team: the tag `team`."""
+USAGE_DIMENSION_RUN: UsageDimension.ValueType  # 9
+"""The agent run."""
+USAGE_DIMENSION_TAG: UsageDimension.ValueType  # 10
+"""A tag, whose name is asked for beside it."""
+USAGE_DIMENSION_END_USER: UsageDimension.ValueType  # 11
+"""The caller's end user."""
+USAGE_DIMENSION_ORGANIZATION: UsageDimension.ValueType  # 12
+"""The organisation."""
+USAGE_DIMENSION_ENDPOINT: UsageDimension.ValueType  # 13
+"""The API that was used."""
+USAGE_DIMENSION_SERVICE_TIER: UsageDimension.ValueType  # 14
+"""The service tier, in the provider's own word."""
 Global___UsageDimension: _TypeAlias = UsageDimension  # noqa: Y015
 
 @_typing.final
@@ -239,6 +267,9 @@ class SummarizeUsageRequest(_message.Message):
 
     FILTER_FIELD_NUMBER: _builtins.int
     GROUP_BY_FIELD_NUMBER: _builtins.int
+    TAG_FIELD_NUMBER: _builtins.int
+    tag: _builtins.str
+    """The tag that USAGE_DIMENSION_TAG means."""
     @_builtins.property
     def filter(self) -> Global___UsageFilter:
         """Which records."""
@@ -252,10 +283,11 @@ class SummarizeUsageRequest(_message.Message):
         *,
         filter: Global___UsageFilter | None = ...,
         group_by: _abc.Iterable[Global___UsageDimension.ValueType] | None = ...,
+        tag: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "group_by", b"group_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "group_by", b"group_by", "tag", b"tag"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

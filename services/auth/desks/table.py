@@ -20,6 +20,7 @@ from onegate.auth.v1 import (
     service_account_service_pb2_grpc,
     sign_in_service_pb2_grpc,
     spending_access_service_pb2_grpc,
+    usage_access_service_pb2_grpc,
     user_service_pb2_grpc,
 )
 from services.auth.administration import Administration
@@ -37,6 +38,7 @@ from services.auth.desks.roles import RoleService
 from services.auth.desks.service_accounts import ServiceAccountService
 from services.auth.desks.sign_in import SignInService
 from services.auth.desks.spending import SpendingAccessService
+from services.auth.desks.usage_access import UsageAccessService
 from services.auth.desks.users import ProjectUserService, UserService
 
 DESKS: Final[tuple[tuple[Callable[[Any, Any], None], Callable[[Administration], object]], ...]] = (
@@ -66,4 +68,8 @@ DESKS: Final[tuple[tuple[Callable[[Any, Any], None], Callable[[Administration], 
     ),
     (sign_in_service_pb2_grpc.add_SignInServiceServicer_to_server, SignInService),
     (audit_service_pb2_grpc.add_AuditServiceServicer_to_server, AuditService),
+    (
+        usage_access_service_pb2_grpc.add_UsageAccessServiceServicer_to_server,
+        UsageAccessService,
+    ),
 )

@@ -23,10 +23,11 @@ from services.router.journal import Journal
 from services.router.journal_files import Position
 from services.router.shipper import Shipper
 from services.usage.intake import Intake
+from services.usage.report_store import ReportStore
 from services.usage.reports import Selection
 from services.usage.server import UsageService
 from services.usage.store import SqlStore
-from tests.services.usage.records import NOON, SteppedClock, attempt_id, record, until
+from tests.services.usage.records import NOON, SteppedClock, attempt_id, record, summed, until
 
 pytestmark = pytest.mark.anyio
 
@@ -66,7 +67,9 @@ class Usage:
         self.address = f"unix:{directory}/usage.sock"
         self.store = SqlStore(open_database(f"sqlite://{directory}/usage.db"))
         intake = Intake(self.store, SteppedClock())
-        self.service = FlakyService(self.store, intake, Secret("x"), Metrics("usage"))
+        self.service = FlakyService(
+            (self.store, ReportStore(self.store.database)), intake, Secret("x"), Metrics("usage")
+        )
         self.service.sizes = []
         self._server: RpcServer | None = None
 
@@ -89,8 +92,8 @@ class Usage:
             self._server = None
 
     async def count(self) -> int:
-        (sums,) = await self.store.summarize(Selection(), ())
-        return sums.attempts
+        (sums,) = await summed(self.store, Selection(), ())
+        return int(sums.attempts)
 
     async def records(self) -> list[UsageRecord]:
         """Oldest first."""

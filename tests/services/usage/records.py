@@ -2,14 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 from onegate.common.v1.token_usage_pb2 import TokenUsage
 from onegate.usage.v1 import usage_record_pb2
 from onegate.usage.v1.usage_record_pb2 import Attribution, UsageRecord
+from onegate.usage.v1.usage_service_pb2 import UsageDimension
 from runtime.clock import Clock
 from runtime.rpc import OPERATOR_KEY
 from runtime.secrets import Secret
@@ -17,6 +19,10 @@ from runtime.sql import open_database
 from services.usage.board import Board
 from services.usage.price_service import OperatorPrices
 from services.usage.price_store import SqlPriceStore
+from services.usage.report_service import columns_of, question_of
+from services.usage.report_store import ReportStore
+from services.usage.reports import Selection
+from services.usage.store import SqlStore
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -37,6 +43,15 @@ async def prices_of(directory: Path, board: Board, clock: Clock) -> AsyncIterato
         yield made
     finally:
         await database.close()
+
+
+async def summed(
+    store: SqlStore, selection: Selection, dimensions: Sequence[UsageDimension.ValueType] = ()
+) -> list[SimpleNamespace]:
+    """What a report of the store's records says, dearest first."""
+    question = question_of(selection, columns_of(dimensions, ""), "")
+    found = await ReportStore(store.database).totals(question, rows_max=10_000, dearest_first=True)
+    return [SimpleNamespace(group=total.group, **total.sums) for total in found]
 
 
 class SteppedClock:

@@ -13,7 +13,7 @@ from runtime.sql import open_database
 from services.usage.intake import TRANSACTION_RECORDS_MAX, WAITING_MAX, Intake
 from services.usage.reports import Selection
 from services.usage.store import SqlStore, Verdict
-from tests.services.usage.records import NOON, SteppedClock, record
+from tests.services.usage.records import NOON, SteppedClock, record, summed
 
 pytestmark = pytest.mark.anyio
 
@@ -41,8 +41,8 @@ async def store(tmp_path: Path) -> AsyncIterator[CountingStore]:
 
 
 async def total(store: SqlStore) -> int:
-    (sums,) = await store.summarize(Selection(), ())
-    return sums.attempts
+    (sums,) = await summed(store, Selection(), ())
+    return int(sums.attempts)
 
 
 async def test_batches_that_arrive_together_share_transactions(store: CountingStore) -> None:

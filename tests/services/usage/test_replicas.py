@@ -17,7 +17,7 @@ from services.usage.price_service import OperatorPrices
 from services.usage.price_store import SqlPriceStore
 from services.usage.reports import Selection
 from services.usage.store import SqlStore, Verdict
-from tests.services.usage.records import NOON, SteppedClock, record, until
+from tests.services.usage.records import NOON, SteppedClock, record, summed, until
 from tests.services.usage.test_price_service import board_on
 
 pytestmark = pytest.mark.anyio
@@ -51,7 +51,7 @@ async def test_an_attempt_that_several_processes_are_told_of_at_once_counts_once
         told = Counter(verdict for batch in verdicts for verdict in batch)
         kept = await replicas[0].list_records(Selection(), after=None, count_max=1000)
         assert told == {Verdict.INSERTED: len(kept), Verdict.DUPLICATE: 12 * 80 - len(kept)}
-        (total,) = await replicas[1].summarize(Selection(), ())
+        (total,) = await summed(replicas[1], Selection(), ())
         assert total.cost_nano_usd == sum(one.cost_nano_usd for one in kept)
 
 

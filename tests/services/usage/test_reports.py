@@ -13,7 +13,6 @@ from runtime.errors import GatewayError
 from services.usage.reports import (
     Cursor,
     Selection,
-    Sums,
     cursor_of,
     cursor_token,
     dimensions_of,
@@ -117,16 +116,15 @@ def test_dimensions_are_known_and_named_once() -> None:
 
 
 def test_a_row_says_days_as_dates() -> None:
-    sums = Sums(
-        group=(20778, "m"),
-        attempts=1,
-        input_tokens=2,
-        cached_input_tokens=3,
-        output_tokens=4,
-        cost_nano_usd=5,
-        failures=6,
-    )
-    assert summary(sums, [DAY, MODEL]) == usage_service_pb2.UsageSummary(
+    sums = {
+        "attempts": 1,
+        "input_tokens": 2,
+        "cached_input_tokens": 3,
+        "output_tokens": 4,
+        "cost_nano_usd": 5,
+        "failures": 6,
+    }
+    assert summary((20778, "m"), sums) == usage_service_pb2.UsageSummary(
         group=["2026-11-21", "m"],
         attempts=1,
         input_tokens=2,

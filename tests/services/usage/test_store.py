@@ -21,7 +21,7 @@ from services.usage.store import (
     SqlStore,
     Verdict,
 )
-from tests.services.usage.records import NOON, attempt_id, record
+from tests.services.usage.records import NOON, attempt_id, record, summed
 
 pytestmark = pytest.mark.anyio
 
@@ -93,6 +93,10 @@ async def test_the_columns_say_what_the_record_says(store: SqlStore, database: D
         "output_audio_tokens": 0,
         "output_image_tokens": 0,
         "web_searches": 0,
+        "cached_input_audio_tokens": 0,
+        "service_tier": "",
+        "team": "search",
+        "tags": '{"environment": "prod", "team": "search"}',
         "started_at_us": 1_795_262_401_000_000,
         "recorded_at_us": NOW_US,
     }
@@ -177,7 +181,7 @@ async def test_a_negative_count_is_summed_as_nothing_and_stays_in_the_record(
     store: SqlStore,
 ) -> None:
     assert await store.record([absurd(-5)], now_us=NOW_US) == [INSERTED]
-    (total,) = await store.summarize(Selection(), ())
+    (total,) = await summed(store, Selection(), ())
     assert (total.input_tokens, total.output_tokens) == (0, 10)
     assert await everything(store) == [absurd(-5)]
 
@@ -239,7 +243,7 @@ async def test_a_selection_means_the_same_for_lists_and_sums(
     await store.record([record(number) for number in range(12)], now_us=NOW_US)
     found = await store.list_records(selection, after=None, count_max=100)
     assert [one.attempt_id for one in found] == [attempt_id(n) for n in reversed(numbers)]
-    (total,) = await store.summarize(selection, ())
+    (total,) = await summed(store, selection, ())
     assert total.attempts == len(numbers)
     assert total.cost_nano_usd == sum(1000 + number for number in numbers)
 
@@ -296,7 +300,7 @@ async def test_sums_are_exact_and_the_dearest_comes_first(
             sum(r.cost_nano_usd for r in rows),
             sum(r.outcome != usage_record_pb2.OUTCOME_COMPLETED for r in rows),
         )
-    found = await store.summarize(Selection(), dimensions)
+    found = await summed(store, Selection(), dimensions)
     assert {
         s.group: (
             s.attempts,
@@ -313,10 +317,10 @@ async def test_sums_are_exact_and_the_dearest_comes_first(
 
 
 async def test_an_empty_table_sums_to_nothing(store: SqlStore) -> None:
-    (total,) = await store.summarize(Selection(), ())
+    (total,) = await summed(store, Selection(), ())
     assert (total.attempts, total.cost_nano_usd, total.failures) == (0, 0, 0)
     by_model = (usage_service_pb2.USAGE_DIMENSION_MODEL,)
-    assert await store.summarize(Selection(), by_model) == []
+    assert await summed(store, Selection(), by_model) == []
 
 
 async def test_a_report_of_a_key_or_a_time_does_not_read_the_whole_table(
