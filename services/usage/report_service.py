@@ -66,7 +66,7 @@ _NO_TEXT: Final = (
 )
 """Endpoints whose answers are no generated text."""
 
-_TAG_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/ -]{0,63}")
+_TAG_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./ -]{0,63}")
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 
@@ -78,7 +78,7 @@ def columns_of(group_by: Sequence[UsageDimension.ValueType], tag: str) -> tuple[
     dimensions = reports.dimensions_of(group_by)
     if usage_service_pb2.USAGE_DIMENSION_TAG in dimensions:
         if not _TAG_NAME.fullmatch(tag):
-            raise _invalid("tag", "must name the tag to group by, with letters, digits and _.:/-")
+            raise _invalid("tag", "must name the tag to group by, with letters, digits and _./-")
     elif tag:
         raise _invalid("tag", "is only for grouping by a tag")
     return tuple(_COLUMNS[dimension] for dimension in dimensions)

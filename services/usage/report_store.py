@@ -233,12 +233,13 @@ def _groups(
 
 def _tag(connection: Connection, name: str) -> ColumnElement[Any]:
     """A tag's value; empty where it is not set. ``name`` is checked: it becomes part of the SQL."""
-    quoted: ColumnElement[Any] = literal_column("'" + name.replace("'", "''") + "'")
     column: ColumnElement[Any] = RECORDS.c.tags
+    path = f"'$.\"{name}\"'"
     if connection.dialect.name == "postgresql":
-        column = cast(column, JSON)
-    value = func.coalesce(column.op("->>")(quoted), literal_column("''"))
-    return case((RECORDS.c.tags != literal_column("''"), value), else_=literal_column("''"))
+        column, path = cast(column, JSON), f"'{name}'"
+    nothing: ColumnElement[Any] = literal_column("''")
+    value = func.coalesce(column.op("->>")(literal_column(path)), nothing)
+    return case((RECORDS.c.tags != nothing, value), else_=nothing)
 
 
 def _chosen(query: Select[Any], question: Question, table: Table) -> Select[Any]:

@@ -82,7 +82,7 @@ def made(number: int, organization_id: str, keys: list[str]) -> UsageRecord:
 
 async def post(gateway: Gateway, records: list[UsageRecord]) -> None:
     """As routers do."""
-    async with channel(f"unix:{gateway.data_dir}/usage.sock", RpcSettings()) as line:
+    async with channel(f"unix:{gateway.data_dir}/run/usage.sock", RpcSettings()) as line:
         stub = usage_service_pb2_grpc.UsageServiceStub(line)
         request = usage_service_pb2.RecordUsageRequest(records=records)
         answer = await unary(stub.RecordUsage, request, timeout_s=30)
@@ -124,7 +124,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 def organization_of(gateway: Gateway) -> str:
     """Whose the first keys are."""
-    (found,) = json.loads(gateway.cli("", "list", "-o", "json"))
+    (found,) = json.loads(gateway.cli("orgs", "list", "-o", "json"))
     return str(found["id"])
 
 
