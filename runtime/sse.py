@@ -5,7 +5,9 @@ Knows nothing of what events mean. Chunks may be split anywhere: inside a UTF-8 
 CR and LF. An event that comes in many chunks costs what its bytes cost, not their square.
 """
 
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Final, NamedTuple, cast
 
 from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError
@@ -25,6 +27,12 @@ class ServerSentEvent(NamedTuple):
 
     event: bytes
     data: bytes
+
+
+_event_of: Final = cast(
+    "Callable[[tuple[bytes, bytes]], ServerSentEvent]", partial(tuple.__new__, ServerSentEvent)
+)
+"""An event from its two parts, in half the time that the class takes."""
 
 
 class SseParser:
@@ -52,7 +60,7 @@ class SseParser:
             # What most providers send most of the time: one event of one line, whole.
             end = len(chunk) - 2
             if chunk.find(b"\n") == end <= EVENT_BYTES_MAX:
-                return [ServerSentEvent(b"", chunk[6:end])]
+                return [_event_of((b"", chunk[6:end]))]
         blocks = chunk.split(b"\n\n")
         if rest := blocks.pop():
             self._keep(rest)
@@ -122,7 +130,7 @@ def _events(blocks: list[bytes]) -> list[ServerSentEvent]:
         if len(block) > EVENT_BYTES_MAX:
             raise _too_long()
         if block.startswith(_DATA) and _LF not in block:
-            events.append(ServerSentEvent(b"", block[6:]))
+            events.append(_event_of((b"", block[6:])))
         elif (event := _event(block)) is not None:
             events.append(event)
     return events

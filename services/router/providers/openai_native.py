@@ -43,6 +43,7 @@ DONE: Final = b"[DONE]"
 _OUTPUT_CAP: Final = "max_completion_tokens"
 _NULL: Final = msgspec.Raw(b"null")
 _NOTHING: Final = msgspec.Raw()
+_LF: Final = 10
 _ANY: Final = msgspec.json.Decoder()
 _COST: Final = b'"cost"'
 
@@ -188,30 +189,32 @@ class NativeStream(StreamState):
         except MALFORMED:
             raise protocol_error(self._row, "sent an event that is no chunk of an answer") from None
         choices = chunk.choices
-        if _said(chunk.error) or name == b"error":
+        # Most chunks have neither: what stands in for a missing member is known by identity.
+        if (chunk.error is not _NOTHING and _said(chunk.error)) or name == b"error":
             raise embedded_error(self._row, msgspec.json.decode(data))
         if choices is None:
             raise protocol_error(self._row, "sent an event that is no chunk of an answer")
-        if chunk.id and not self.upstream_id:
+        if not self.upstream_id and chunk.id:
             self.upstream_id = chunk.id
         for choice in choices:
-            self._look(choice)
-        if _said(chunk.usage):
+            delta = choice.delta
+            if delta is not None:
+                text = delta.content
+                if text:
+                    size = len(text) if text.isascii() else utf8_size(text)
+                else:
+                    size = _other_bytes(delta)
+                if size:
+                    self.output_bytes += size
+                    self.started = True
+            if choice.finish_reason:
+                self._ended.add(choice.index)
+                self.finish_reason = self.finish_reason or choice.finish_reason
+            else:
+                self._begun.add(choice.index)
+        if chunk.usage is not _NOTHING and _said(chunk.usage):
             data = self._metered(data, bool(choices))
-        return data.replace(b"\n", b"\ndata: ")
-
-    def _look(self, choice: _ChunkChoice) -> None:
-        delta = choice.delta
-        if delta is not None:
-            size = utf8_size(delta.content) if delta.content else _other_bytes(delta)
-            if size:
-                self.output_bytes += size
-                self.started = True
-        if choice.finish_reason:
-            self._ended.add(choice.index)
-            self.finish_reason = self.finish_reason or choice.finish_reason
-        else:
-            self._begun.add(choice.index)
+        return data.replace(b"\n", b"\ndata: ") if _LF in data else data
 
     def _metered(self, data: bytes, has_choices: bool) -> bytes:
         """A chunk with usage: with its cost, or without the usage that nobody asked for."""
