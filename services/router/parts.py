@@ -1,6 +1,6 @@
 """What a call is served with: one value that holds every long-lived part of the router."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,16 +12,14 @@ from runtime.config import RouterSettings
 from runtime.failpoints import OFF, Failpoints
 from services.router.access import Credential
 from services.router.catalog import Catalog
-from services.router.cooldowns import SharedCooldowns
 from services.router.health import Health, RetryBudget
-from services.router.limits import Limits
+from services.router.limits import Limits, Ticket
 from services.router.meters import Meters
 from services.router.observed import Observed
 from services.router.providers.base import UpstreamRequest, Wire
 from services.router.purse import Purses
 from services.router.repeats import Repeats
 from services.router.routes import Routes
-from services.router.shared_limits import SharedLimits
 from services.router.standings import Standings
 from services.router.upstream import Target, Upstream
 from services.router.watchdog import Watchdog
@@ -80,6 +78,32 @@ class Shipper(Protocol):
     def post(self, attempt_id: str, record: bytes) -> None:
         """Writes the final to the journal and sends it on later."""
         ...
+
+
+class SharedLimits(Protocol):
+    """Limits that several routers count together. ``services/router/shared_limits.py``."""
+
+    async def admit(
+        self, grant: grant_pb2.Grant, model: str, tokens: Callable[[], int], now_s: float
+    ) -> Ticket:
+        """Counts a call. Raises RATE_LIMIT_EXCEEDED, STORE_UNAVAILABLE."""
+        ...
+
+
+class SharedCooldowns(Protocol):
+    """What providers asked any router. ``services/router/cooldowns.py``."""
+
+    async def tell(self, deployment: str, wait_s: float) -> None:
+        """Tells all routers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What several routers know together; nothing where no Valkey is configured."""
+
+    limits: SharedLimits | None = None
+    cooldowns: SharedCooldowns | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

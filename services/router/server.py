@@ -1,12 +1,13 @@
 """The router's process: everything put together, started, drained and stopped."""
 
 import asyncio
+import importlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import grpc
 
@@ -36,13 +37,12 @@ from services.router.limits import Limits
 from services.router.meters import Meters
 from services.router.model_service import ModelService
 from services.router.observed import Observed
-from services.router.parts import Parts
+from services.router.parts import Parts, Shared
 from services.router.pricebook import PriceBook
 from services.router.providers import PROVIDERS
 from services.router.purse import Purses
 from services.router.repeats import Repeats
 from services.router.routes import Routes
-from services.router.sharing import share
 from services.router.shipper import Shipper
 from services.router.standings import Standings
 from services.router.upstream import Upstream
@@ -52,6 +52,8 @@ CHAT_METHOD: Final = "/onegate.router.v1.ChatService/Chat"
 """The method of a chat call, over the relay and as a plain RPC."""
 READY_CHECK_S: Final = 0.02
 """How often a starting router looks whether it has heard from its peers."""
+
+_SHARING: Final = "services.router.sharing"
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,6 +75,16 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         await stop.wait()
         router.rpc.set_serving(False)
         await router.rpc.stop(settings.router.drain_timeout_s)
+
+
+class Share(Protocol):
+    """Starts what is shared. ``services/router/sharing.py``."""
+
+    async def __call__(
+        self, settings: Settings, stack: AsyncExitStack, metrics: Metrics, health: Health
+    ) -> Shared:
+        """Raises ``ConfigError`` for a password that cannot be read, ``OSError``."""
+        ...
 
 
 class _Router:
@@ -113,7 +125,7 @@ class _Router:
             part.start()
             stack.push_async_callback(part.close)
         health = Health()
-        shared = await share(settings, stack, metrics, health)
+        shared = await _shared(settings, stack, metrics, health)
         upstream = Upstream(clock, connect_timeout_s=own.connect_timeout_s, failpoints=failpoints)
         stack.callback(upstream.close)
         configured = await _configured(settings.providers, stack, clock, entropy)
@@ -155,6 +167,18 @@ def _journal(own: RouterSettings, failpoints: Failpoints) -> Journal:
         salvage=own.journal_salvage,
         failpoints=failpoints,
     )
+
+
+async def _shared(
+    settings: Settings, stack: AsyncExitStack, metrics: Metrics, health: Health
+) -> Shared:
+    """What routers share where a Valkey is configured. Imported by name then: its library costs
+    each router 5 MB.
+    """
+    if not settings.limits.valkey_url:
+        return Shared()
+    share: Share = importlib.import_module(_SHARING).share
+    return await share(settings, stack, metrics, health)
 
 
 def _purses(

@@ -1,7 +1,6 @@
 """What several routers know together, put together and started: limits and cool-downs in Valkey."""
 
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.clock import SystemClock, SystemEntropy
@@ -13,16 +12,9 @@ from services.router import limit_scripts
 from services.router.cooldowns import COOL, IN_FORCE, SharedCooldowns
 from services.router.health import Health
 from services.router.membership import Member
+from services.router.parts import Shared
 from services.router.shared_limits import SharedLimits
 from services.router.valkey_link import Link, Subscription
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
-    """What is shared; nothing where no Valkey is configured."""
-
-    limits: SharedLimits | None = None
-    cooldowns: SharedCooldowns | None = None
 
 
 async def share(
@@ -32,8 +24,6 @@ async def share(
     lies beside it. Raises ``ConfigError`` for a password that cannot be read, ``OSError``.
     """
     own, clock = settings.limits, SystemClock()
-    if not own.valkey_url:
-        return Shared()
     file = own.valkey_password_file
     try:
         password = read_secret(Path(file)) if file else Secret("")

@@ -436,3 +436,9 @@ async def test_a_router_that_is_killed_bills_what_ran_when_it_comes_back(tmp_pat
             assert record.certainty == usage_record_pb2.CERTAINTY_UNCERTAIN
             assert record.tokens.input_tokens == -(-len(json.dumps(hello(stream=True))) // 4)
             assert record.cost_nano_usd > 0
+
+
+def test_a_router_without_a_valkey_does_not_load_its_library() -> None:
+    asked = "import sys, services.router.server; print('valkey' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
