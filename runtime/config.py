@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from runtime.config_fields import TYPE_NAMES, Field, checked, fields_of
-from runtime.config_routes import take_routes
+from runtime.config_routes import take_policies, take_routes
 from runtime.credentials import (
     WELL_KNOWN,
     completed,
@@ -25,7 +25,13 @@ from runtime.credentials import (
     well_known_providers,
 )
 from runtime.local import nth_worker, with_local_defaults
-from runtime.route_settings import RouteSettings, RouteTarget
+from runtime.route_settings import (
+    PolicyModel,
+    PolicyRule,
+    PolicySettings,
+    RouteSettings,
+    RouteTarget,
+)
 from runtime.rules import ConfigError, Problem, did_you_mean
 from runtime.settings import (
     NEED_BASE_URL,
@@ -56,6 +62,9 @@ __all__ = [
     "InvoiceSettings",
     "LimitsSettings",
     "OidcSettings",
+    "PolicyModel",
+    "PolicyRule",
+    "PolicySettings",
     "ProviderSettings",
     "RouteSettings",
     "RouteTarget",
@@ -80,6 +89,7 @@ _PREFIX: Final = "ONEGATE_"
 _PROVIDER: Final = "provider"
 _CREDENTIAL: Final = "credential"
 _ROUTE: Final = "route"
+_POLICY: Final = "policy"
 _TYPO_LIKENESS: Final = 0.9
 _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "edge": EdgeSettings,
@@ -163,14 +173,17 @@ def load(
         *(p for p in well_known_providers(environ) if p.name not in taken),
     )
     routes: tuple[RouteSettings, ...] = ()
+    policies: tuple[PolicySettings, ...] = ()
+    # A process that calls no provider does not have what the environment says of them.
+    known = {provider.name for provider in providers_all} if check_credentials else None
     if file is not None and _ROUTE in file.document:
-        # A process that calls no provider does not have what the environment says of them.
-        known = {provider.name for provider in providers_all} if check_credentials else None
         routes = take_routes(file.document, file.where, draft.refuse, known)
+    if file is not None and _POLICY in file.document:
+        policies = take_policies(file.document, file.where, draft.refuse, known)
     draft.check_together()
     if draft.problems:
         raise ConfigError(draft.problems)
-    return replace(draft.settings(), providers=providers_all, routes=routes)
+    return replace(draft.settings(), providers=providers_all, routes=routes, policies=policies)
 
 
 class _File:
@@ -267,7 +280,7 @@ class _Draft:
 
 def _take_file(draft: _Draft, file: _File) -> None:
     for name, value in file.document.items():
-        if name in (_PROVIDER, _ROUTE):
+        if name in (_PROVIDER, _ROUTE, _POLICY):
             continue
         if name in _FIELDS[""]:
             draft.put(file.where(name), name, value)
@@ -340,7 +353,7 @@ def _unknown(section: str, key: str) -> str:
     if section:
         guess = did_you_mean(key, _FIELDS[section])
     else:
-        guess = did_you_mean(key, {*_FIELDS[""], *_SECTIONS, _PROVIDER, _ROUTE})
+        guess = did_you_mean(key, {*_FIELDS[""], *_SECTIONS, _PROVIDER, _ROUTE, _POLICY})
     homes = [name for name, known in _FIELDS.items() if key in known]
     if homes:
         guess = (

@@ -1,11 +1,17 @@
-"""Reads ``[[route]]`` tables: what each says by itself, and whether they fit together."""
+"""Reads ``[[route]]`` and ``[[policy]]`` tables: what each says, and whether they fit together."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from runtime.config_fields import Field, checked, fields_of
-from runtime.route_settings import RouteSettings, RouteTarget
+from runtime.route_settings import (
+    PolicyModel,
+    PolicyRule,
+    PolicySettings,
+    RouteSettings,
+    RouteTarget,
+)
 from runtime.rules import did_you_mean
 
 ROUTES_MAX: Final = 1000
@@ -17,6 +23,16 @@ _ROUTE: Final = "route"
 _TO: Final = "to"
 _FIELDS: Final = {k: f for k, f in fields_of(RouteSettings).items() if k != _TO}
 _TARGET_FIELDS: Final = fields_of(RouteTarget)
+_POLICY: Final = "policy"
+_POLICY_FIELDS: Final = {
+    k: f for k, f in fields_of(PolicySettings).items() if k not in ("model", "rule")
+}
+_POLICY_PARTS: Final[Mapping[str, type[Any]]] = {"model": PolicyModel, "rule": PolicyRule}
+_NEEDED: Final[Mapping[str, tuple[str, ...]]] = {"model": ("model",), "rule": ("name", "models")}
+_PARTS: Final[Mapping[str | int, tuple[str, ...]]] = {
+    _ROUTE: (_TO,),
+    _POLICY: tuple(_POLICY_PARTS),
+}
 _DEPLOYMENTS: Final = ("context_fallbacks", "content_fallbacks")
 
 Where = Callable[..., str]
@@ -39,7 +55,7 @@ class _Reader:
         sound = True
         for key, value in table.items():
             if key not in known:
-                guess = did_you_mean(key, {*known, *([_TO] if len(path) == 2 else [])})
+                guess = did_you_mean(key, {*known, *(_PARTS[path[0]] if len(path) == 2 else ())})
                 self.refuse(self.where(*path, key), f"there is no setting {name}.{key}{guess}")
                 sound = False
                 continue
@@ -160,3 +176,67 @@ def _check_fallbacks(
         if following in routes and following not in seen:
             seen.add(following)
             ahead += routes[following].fallbacks
+
+
+def take_policies(
+    document: Mapping[str, Any], where: Where, refuse: Refuse, providers: Iterable[str] | None
+) -> tuple[PolicySettings, ...]:
+    """Every ``[[policy]]`` that can be understood; as :func:`take_routes`."""
+    reader = _Reader(where, refuse)
+    tables = reader.tables(document[_POLICY], (_POLICY,))
+    if len(tables) > ROUTES_MAX:
+        refuse(where(_POLICY), f"there are more than {ROUTES_MAX:,} policies")
+        return ()
+    names = {table.get("name") for table in document.get(_ROUTE) or () if isinstance(table, dict)}
+    policies: dict[str, PolicySettings] = {}
+    for index, table in enumerate(tables):
+        policy = _policy(reader, index, table)
+        if policy is None:
+            continue
+        if policy.name in policies or policy.name in names:
+            place = where(_POLICY, index, "name")
+            refuse(place, f'there is a route or policy "{policy.name}" already')
+        policies[policy.name] = policy
+        for number, one in enumerate(policy.model):
+            provider = one.model.partition("/")[0]
+            if providers and provider not in set(providers):
+                place = where(_POLICY, index, "model", number, "model")
+                refuse(
+                    place, f'there is no provider "{provider}"{did_you_mean(provider, providers)}'
+                )
+    return tuple(policies.values())
+
+
+def _policy(reader: _Reader, index: int, table: dict[str, Any]) -> PolicySettings | None:
+    place = reader.where(_POLICY, index)
+    own = {key: value for key, value in table.items() if key not in _POLICY_PARTS}
+    values = reader.table(own, _POLICY_FIELDS, (_POLICY, index))
+    parts: dict[str, list[Any]] = {}
+    for key, cls in _POLICY_PARTS.items():
+        found = reader.tables(table[key], (_POLICY, index, key)) if key in table else []
+        parts[key] = []
+        for number, inner in enumerate(found):
+            path = (_POLICY, index, key, number)
+            said = reader.table(inner, fields_of(cls), path)
+            needed = [name for name in _NEEDED[key] if name not in inner]
+            for name in needed:
+                reader.refuse(reader.where(*path), f"a policy.{key} needs {name}")
+            if said is None or needed:
+                values = None
+            else:
+                parts[key].append(cls(**said))
+    if "name" not in table:
+        reader.refuse(place, "a policy needs name")
+        return None
+    if not 1 <= len(table.get("model", ())) <= TARGETS_MAX:
+        reader.refuse(place, f"a policy needs 1 to {TARGETS_MAX} models: [[policy.model]]")
+        return None
+    known = {one.model for one in parts["model"]}
+    for number, rule in enumerate(parts["rule"]):
+        for model in sorted(set(rule.models) - known):
+            named = reader.where(_POLICY, index, "rule", number, "models")
+            guess = did_you_mean(model, known)
+            reader.refuse(named, f'the policy has no model "{model}"{guess}')
+    if values is None:
+        return None
+    return PolicySettings(**values, model=tuple(parts["model"]), rule=tuple(parts["rule"]))

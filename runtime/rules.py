@@ -73,6 +73,11 @@ def between(low: float, high: float) -> Mapping[str, Rule]:
 
 def one_of(choices: Iterable[str]) -> Mapping[str, Rule]:
     """One of a few words."""
+    return ruled(word_of(choices))
+
+
+def word_of(choices: Iterable[str]) -> Rule:
+    """The rule of one of a few words."""
     words = tuple(choices)
 
     def check(value: str) -> str | None:
@@ -80,7 +85,7 @@ def one_of(choices: Iterable[str]) -> Mapping[str, Rule]:
             return None
         return f"must be one of {', '.join(words)}{did_you_mean(value, words)}"
 
-    return ruled(check)
+    return check
 
 
 def each(rule: Rule) -> Mapping[str, Rule]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from runtime import rules
-from runtime.route_settings import RouteSettings
+from runtime.route_settings import PolicySettings, RouteSettings
 from runtime.rules import between, each, one_of, ruled
 
 DAY_S: Final = 86_400.0
@@ -296,3 +296,4 @@ class Settings:
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     providers: tuple[ProviderSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()
+    policies: tuple[PolicySettings, ...] = ()

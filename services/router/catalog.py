@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, NoReturn, Protocol
 
 from onegate.common.v1 import error_pb2
-from onegate.router.v1 import model_service_pb2
+from onegate.router.v1 import chat_pb2, model_service_pb2
 from onegate.usage.v1 import price_pb2, price_service_pb2
 from runtime.errors import GatewayError
 from services.router.data_rules import UNKNOWN, DataHandling
@@ -143,6 +143,21 @@ class Catalog:
         if not _is_name(model):
             return ()
         return tuple(f"{provider.configured.name}/{model}" for provider in self._having(model))
+
+    def lacks(self, deployment: Deployment, needs: frozenset[int]) -> bool:
+        """Whether the deployment is known not to have one of some ``ChatFeature``; what is not
+        known lacks nothing.
+        """
+        facts = self._facts(self._providers[deployment.provider], deployment.model)
+        return any(
+            feature in needs and bool(known) and word not in known
+            for feature, word, known in (
+                (chat_pb2.CHAT_FEATURE_IMAGE_INPUT, "image", facts.input_modalities),
+                (chat_pb2.CHAT_FEATURE_AUDIO_INPUT, "audio", facts.input_modalities),
+                (chat_pb2.CHAT_FEATURE_VIDEO_INPUT, "video", facts.input_modalities),
+                (chat_pb2.CHAT_FEATURE_TOOLS, "tools", facts.supported_parameters),
+            )
+        )
 
     def price_names(self, model: str) -> tuple[str, ...]:
         """The prices to ask for before :meth:`resolve`, for a name that this catalogue cannot

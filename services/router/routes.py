@@ -7,9 +7,9 @@ in every router: a call's own id spreads calls by weight, a session's keeps its 
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2
@@ -41,6 +41,7 @@ class Asked:
         key: its own, different for each call.
         session: the same for all calls that share a prompt's beginning.
         input_tokens: about how many.
+        request: the call itself, for what only policies ask.
     """
 
     models: tuple[str, ...]
@@ -48,6 +49,7 @@ class Asked:
     key: bytes = b""
     session: bytes = b""
     input_tokens: int = 0
+    request: chat_pb2.ChatRequest = field(default_factory=chat_pb2.ChatRequest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +60,7 @@ class Look:
         seen: what has been observed; ``None`` for nothing.
         rate: its price, for comparison only; infinite when it is not known.
         window: its most tokens; 0 when that is not known.
+        lacks: whether it is known not to have one of some ``ChatFeature``.
         offering: the deployments that have a bare name.
         resolves: whether a name means one deployment as it stands.
         broken_s: for how much longer a deployment's breaker keeps calls away; 0 for not at all.
@@ -67,6 +70,7 @@ class Look:
     seen: Callable[[str], Seen | None]
     rate: Callable[[str], float]
     window: Callable[[str], int]
+    lacks: Callable[[str, frozenset[int]], bool]
     offering: Callable[[str], Sequence[str]]
     resolves: Callable[[str], bool]
     broken_s: Callable[[str], float]
@@ -90,17 +94,42 @@ class Expanded:
     route: RouteSettings | None = None
 
 
+class Policies(Protocol):
+    """What chooses by what a call is like. ``services/router/policies.py``."""
+
+    def models(self, name: str) -> Sequence[str]:
+        """All deployments that the policy of this name may choose; none when there is none."""
+        ...
+
+    def choose(
+        self, name: str, request: chat_pb2.ChatRequest, look: "Look"
+    ) -> tuple[list[str], str]:
+        """The deployments for a call, the best first; and by what they were chosen."""
+        ...
+
+
+class NoPolicies:
+    """Nothing is chosen by what a call is like."""
+
+    def models(self, _name: str) -> Sequence[str]:
+        """None."""
+        return ()
+
+    def choose(
+        self, name: str, _request: chat_pb2.ChatRequest, _look: "Look"
+    ) -> tuple[list[str], str]:
+        """Never asked."""
+        return [name], ""
+
+
 class Routes:
-    """The routes as they are configured."""
+    """The routes as they are configured, and the policies beside them."""
 
-    def __init__(self, settings: Iterable[RouteSettings] = ()) -> None:
+    def __init__(
+        self, settings: Iterable[RouteSettings] = (), policies: Policies | None = None
+    ) -> None:
         self._by_name = {route.name: route for route in settings}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._by_name
-
-    def __iter__(self) -> Iterator[RouteSettings]:
-        return iter(self._by_name.values())
+        self._policies: Policies = policies or NoPolicies()
 
     def find(self, name: str) -> RouteSettings | None:
         """The route of this name, also with a suffix behind it."""
@@ -110,7 +139,7 @@ class Routes:
         """Every deployment that a call of this name may come to; the name itself for no route."""
         first = self.find(name)
         if first is None:
-            return [name]
+            return list(self._policies.models(name)) or [name]
         found: dict[str, None] = {}
         ahead, seen = [first], {first.name}
         while ahead:
@@ -130,7 +159,10 @@ class Routes:
         """Whether there is anything to expand: no for a call that names deployments only."""
         if asked.preferences is not None:
             return True
-        return any(self.find(name) is not None or _split(name)[1] for name in asked.models)
+        return any(
+            self.find(name) is not None or _split(name)[1] or self._policies.models(name)
+            for name in asked.models
+        )
 
     def expand(self, asked: Asked, look: Look) -> Expanded:
         """The names behind the names."""
@@ -145,6 +177,11 @@ class Routes:
         wishes = asked.preferences
         sort = wishes.sort if wishes is not None else chat_pb2.PROVIDER_SORT_UNSPECIFIED
         route = self._by_name.get(name)
+        if route is None and self._policies.models(name):
+            models, said = self._policies.choose(name, asked.request, look)
+            into.models += models
+            into.said = into.said or said
+            return
         if route is None and not look.resolves(name):
             base, suffix = _split(name)
             if suffix:

@@ -35,6 +35,10 @@ class Models(Protocol):
         """The deployments that have a bare name."""
         ...
 
+    def lacks(self, deployment: Deployment, needs: frozenset[int]) -> bool:
+        """Whether the deployment is known not to have one of some ``ChatFeature``."""
+        ...
+
 
 class Prices(Protocol):
     """What is asked of the price book."""
@@ -82,6 +86,7 @@ def asked_of(grant: grant_pb2.Grant, request: chat_pb2.ChatRequest, request_id: 
         key=request_id.encode(),
         session=_session(grant, request),
         input_tokens=bounds.input_tokens_guess(request),
+        request=request,
     )
 
 
@@ -105,6 +110,7 @@ def look_of(models: Models, prices: Prices, observed: Observed, now_s: float) ->
         seen=observed.find,
         rate=rate,
         window=lambda name: found.context_tokens_max if (found := deployment(name)) else 0,
+        lacks=lambda name, needs: bool((found := deployment(name)) and models.lacks(found, needs)),
         offering=models.offering,
         resolves=lambda name: deployment(name) is not None,
         broken_s=lambda name: observed.broken_s(name, now_s),

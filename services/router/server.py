@@ -38,6 +38,7 @@ from services.router.meters import Meters
 from services.router.model_service import ModelService
 from services.router.observed import Observed
 from services.router.parts import Parts, Shared
+from services.router.policies import SetPolicies
 from services.router.pricebook import PriceBook
 from services.router.providers import PROVIDERS
 from services.router.purse import Purses
@@ -142,7 +143,7 @@ class _Router:
             limits=Limits(),
             health=health,
             observed=Observed(),
-            routes=Routes(settings.routes),
+            routes=Routes(settings.routes, SetPolicies(settings.policies)),
             standings=Standings(catalog, prices, health),
             retries=RetryBudget(own.retry_budget),
             watchdog=Watchdog(clock),

@@ -50,6 +50,7 @@ def test_the_example_holds_every_setting_with_its_default_and_no_other() -> None
     expected = _as_toml(Settings())
     assert expected.pop("providers") == []
     assert expected.pop("routes") == []
+    assert expected.pop("policies") == []
     assert tomllib.loads(EXAMPLE.read_text()) == expected
 
 

@@ -7,7 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import ConfigError, RouteSettings, RouteTarget, load
+from runtime.config import (
+    ConfigError,
+    PolicyModel,
+    PolicyRule,
+    PolicySettings,
+    RouteSettings,
+    RouteTarget,
+    load,
+)
 from tests.runtime.test_config import _commented_out
 
 ENVIRON = {"OPENAI_API_KEY": "k", "GEMINI_API_KEY": "k"}
@@ -27,7 +35,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def test_the_example_shows_every_setting_of_a_route_and_loads(write: Write) -> None:
-    text = "[[route]]" + _commented_out().partition("[[route]]")[2]
+    text = "[[route]]" + _commented_out().partition("[[route]]")[2].partition("[[policy]]")[0]
     tables = tomllib.loads(text)["route"]
     assert {key for table in tables for key in table} == {
         f.name for f in dataclasses.fields(RouteSettings)
@@ -45,6 +53,60 @@ def test_the_example_shows_every_setting_of_a_route_and_loads(write: Write) -> N
         "cost",
         ["gemini/gemini-2.5-flash-lite", "openai/gpt-4o-mini"],
     )
+
+
+def test_the_example_shows_every_setting_of_a_policy_and_loads(write: Write) -> None:
+    text = "[[policy]]" + _commented_out().partition("[[policy]]")[2]
+    (table,) = tomllib.loads(text)["policy"]
+    for cls, shown in (
+        (PolicySettings, [table]),
+        (PolicyModel, table["model"]),
+        (PolicyRule, table["rule"]),
+    ):
+        assert {key for one in shown for key in one} == {f.name for f in dataclasses.fields(cls)}
+    (policy,) = load(write(text), ENVIRON, {}).policies
+    assert [(one.model, one.quality) for one in policy.model] == [
+        ("openai/gpt-4o", 0.9),
+        ("openai/gpt-4o-mini", 0.6),
+    ]
+    assert (policy.rule[0].code, policy.rule[0].language) == (True, ("en", "de"))
+
+
+MODEL = '[[policy.model]]\nmodel = "openai/m"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (f"[[policy]]\n{MODEL}", ":1: a policy needs name"),
+        ('[[policy]]\nname = "p"\n', ":1: a policy needs 1 to 64 models: [[policy.model]]"),
+        (
+            f'[[policy]]\nname = "p"\n{MODEL}[[policy.rule]]\nname = "x"\nmodels = ["a/m"]\n',
+            ':7: the policy has no model "a/m"',
+        ),
+        (
+            f'[[policy]]\nname = "p"\n{MODEL}[[policy.rule]]\nname = "x"\n',
+            ":5: a policy.rule needs models",
+        ),
+        (
+            f'[[policy]]\nname = "p"\n{MODEL}[[policy.rule]]\nlanguage = ["xx"]\n',
+            ":6: policy.rule.language must be one of en,",
+        ),
+        (
+            '[[policy]]\nname = "p"\n[[policy.model]]\nmodel = "opena/m"\n',
+            ':4: there is no provider "opena"; did you mean "openai"?',
+        ),
+        (
+            f'[[route]]\nname = "p"\n{TO}[[policy]]\nname = "p"\n{MODEL}',
+            ':6: there is a route or policy "p" already',
+        ),
+        (f'[[policy]]\nname = "p"\nqualty = 1\n{MODEL}', 'policy.qualty; did you mean "quality"?'),
+    ],
+)
+def test_a_fault_of_a_policy_is_said_with_its_place(write: Write, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load(write(text), ENVIRON, {})
+    assert said in str(raised.value)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,14 @@ from onegate.auth.v1 import data_policy_pb2, grant_pb2
 from onegate.router.v1 import chat_pb2, chat_service_pb2, plan_pb2
 from onegate.usage.v1 import price_pb2, price_service_pb2
 from runtime.errors import GatewayError
-from runtime.route_settings import SPREADS, RouteSettings, RouteTarget
+from runtime.route_settings import (
+    SPREADS,
+    PolicyModel,
+    PolicyRule,
+    PolicySettings,
+    RouteSettings,
+    RouteTarget,
+)
 from services.router import bounds
 from services.router.admission import POLICIES, CallFacts, refusal
 from services.router.catalog import Catalog, ConfiguredProvider, Deployment
@@ -23,6 +30,7 @@ from services.router.health import Health
 from services.router.illness import ILLNESSES, ill
 from services.router.observed import STREAK_MAX, Observed
 from services.router.planning import BREAKER, FALLBACKS, Plan
+from services.router.policies import SetPolicies
 from services.router.routes import Routes
 from services.router.routing import asked_of, look_of, plan_call
 from tests.fake_provider import FakeProvider, Reply
@@ -100,7 +108,7 @@ def a_grant(dice: random.Random) -> grant_pb2.Grant:
 
 
 def a_request(dice: random.Random) -> chat_pb2.ChatRequest:
-    names = [*MODELS, *ROUTES, *ROUTES, "r1:floor", "m", "n:nitro", "nowhere/x", "a/none"]
+    names = [*MODELS, *ROUTES, *ROUTES, "auto", "r1:floor", "m", "n:nitro", "nowhere/x", "a/none"]
     asked = dice.choices(names, k=dice.randint(1, 4))
     routing = chat_pb2.RoutingPreferences(
         fallback_models=asked[1:],
@@ -159,23 +167,39 @@ def a_health(dice: random.Random) -> Health:
 def some_routes(dice: random.Random) -> Routes:
     """A few routes; the first may lead to the second."""
     return Routes(
-        RouteSettings(
-            name=name,
-            to=tuple(
-                RouteTarget(
-                    model=model,
-                    weight=dice.choice((0.0, 1.0, 5.0)),
-                    priority=dice.choice((0, 0, 1)),
-                )
-                for model in dice.sample(MODELS, dice.randint(1, 4))
-            ),
-            spread=dice.choice(SPREADS),
-            affinity=dice.random() < 0.3,
-            fallbacks=tuple(some(dice, ("d/m", *({"r1": ["r2"]}.get(name, []))))),
-            context_fallbacks=tuple(some(dice, MODELS[:3])),
-            content_fallbacks=tuple(some(dice, MODELS[3:])),
-        )
-        for name in ROUTES
+        (
+            RouteSettings(
+                name=name,
+                to=tuple(
+                    RouteTarget(
+                        model=model,
+                        weight=dice.choice((0.0, 1.0, 5.0)),
+                        priority=dice.choice((0, 0, 1)),
+                    )
+                    for model in dice.sample(MODELS, dice.randint(1, 4))
+                ),
+                spread=dice.choice(SPREADS),
+                affinity=dice.random() < 0.3,
+                fallbacks=tuple(some(dice, ("d/m", *({"r1": ["r2"]}.get(name, []))))),
+                context_fallbacks=tuple(some(dice, MODELS[:3])),
+                content_fallbacks=tuple(some(dice, MODELS[3:])),
+            )
+            for name in ROUTES
+        ),
+        SetPolicies([a_policy(dice)]),
+    )
+
+
+def a_policy(dice: random.Random) -> PolicySettings:
+    models = dice.sample(MODELS, 3)
+    return PolicySettings(
+        name="auto",
+        model=tuple(PolicyModel(model=model, quality=dice.random()) for model in models),
+        rule=(
+            PolicyRule(name="long", models=tuple(models[:2]), input_tokens_min=dice.choice((0, 9))),
+        ),
+        cost=dice.random(),
+        latency=dice.random(),
     )
 
 

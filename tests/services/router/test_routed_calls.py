@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from onegate.router.v1 import chat_pb2
-from runtime.config import RouteSettings, RouteTarget
+from runtime.config import PolicyModel, PolicyRule, PolicySettings, RouteSettings, RouteTarget
 from tests.fake_provider import FakeProvider, Fault, Reply
 from tests.services.router.flaky_upstreams import measure
 from tests.services.router.rig import (
@@ -166,6 +167,29 @@ async def test_what_a_dry_run_says_of_a_route_is_what_then_happens(tmp_path: Pat
                 (await rig.chat(hello("s"), prompt_cache_key="one")).served.model for _ in range(5)
             }
             assert len(sessions) == 1
+
+
+@pytest.mark.anyio
+async def test_a_policy_chooses_and_says_why_and_keeps_to_what_the_key_may(tmp_path: Path) -> None:
+    policy = PolicySettings(
+        name="onegate/auto",
+        model=(PolicyModel(model="a/m", quality=0.9), PolicyModel(model="b/m", quality=0.1)),
+        rule=(PolicyRule(name="programs", models=("b/m",), code=True),),
+    )
+    async with FakeProvider() as a, FakeProvider() as b:
+        settings = settings_in(tmp_path, provider("a", a), provider("b", b))
+        settings = replace(settings, policies=(policy,))
+        async with running(settings, PRICED) as rig:
+            served = (await rig.chat(hello("onegate/auto"))).served
+            assert (served.model, served.route) == ("a/m", "onegate/auto; no rule, best of 2")
+            program = [{"role": "user", "content": "```x = 1```"}]
+            served = (await rig.chat(hello("onegate/auto", messages=program))).served
+            assert (served.model, served.route) == (
+                "b/m",
+                "onegate/auto; rule programs, best of 1",
+            )
+            key = rig.add_key(models_allowed=["b/*"])
+            assert (await rig.chat(hello("onegate/auto"), key=key)).served.model == "b/m"
 
 
 @pytest.mark.anyio

@@ -35,6 +35,7 @@ def look(
         seen=(observed or Observed()).find,
         rate=lambda model: (rates or {}).get(model, float("inf")),
         window=lambda model: (windows or {}).get(model, 0),
+        lacks=lambda _model, _needs: False,
         offering=lambda model: (offers or {}).get(model, ()),
         resolves=lambda model: "/" in model,
         broken_s=lambda _: 0.0,
