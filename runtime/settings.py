@@ -103,6 +103,8 @@ class RouterSettings:
     answer_bytes_max: int = field(default=32 * MIB, metadata=between(1024, GIB))
     attempts_max: int = field(default=3, metadata=between(1, 10))
     retry_budget: float = field(default=0.1, metadata=between(0, 1))
+    queue_wait_s: float = field(default=0.0, metadata=between(0, 600))
+    queue_calls_max: int = field(default=500, metadata=between(1, 100_000))
     calls_max: int = field(default=2000, metadata=between(1, 1_000_000))
     output_tokens_cap: int = field(default=8192, metadata=between(256, 10_000_000))
     idempotency_window_s: float = field(default=DAY_S, metadata=between(0, 31 * DAY_S))

@@ -26,7 +26,12 @@ _TAGS: Final = b"x-onegate-tags"
 _COST_MAX: Final = b"x-onegate-max-cost"
 _DRY_RUN: Final = b"x-onegate-dry-run"
 _IDEMPOTENCY: Final = b"idempotency-key"
-_OURS: Final = frozenset({*_TEXTS.values(), _TAGS, _COST_MAX, _DRY_RUN, _IDEMPOTENCY})
+_WAIT: Final = b"x-onegate-wait"
+_PRIORITY: Final = b"x-onegate-priority"
+_SECONDS: Final = re.compile(r"(\d{1,4})(?:\.(\d{1,3}))?")
+_OURS: Final = frozenset(
+    {*_TEXTS.values(), _TAGS, _COST_MAX, _DRY_RUN, _WAIT, _PRIORITY, _IDEMPOTENCY}
+)
 """All headers of ours: most calls have none of them, and are asked for all at once."""
 _FLAGS: Final = {"true": True, "false": False}
 
@@ -56,7 +61,25 @@ def call_context(
         context.dry_run = _flag(_text(headers[_DRY_RUN], _DRY_RUN), _DRY_RUN)
     if _IDEMPOTENCY in headers:
         context.idempotency_key = _key(_text(headers[_IDEMPOTENCY], _IDEMPOTENCY))
+    if _WAIT in headers:
+        context.wait_max_ms = _milliseconds(_text(headers[_WAIT], _WAIT))
+    if _PRIORITY in headers:
+        context.priority = _priority(_text(headers[_PRIORITY], _PRIORITY))
     return context
+
+
+def _milliseconds(text: str) -> int:
+    found = _SECONDS.fullmatch(text.strip())
+    if found is None:
+        raise _refusal(_WAIT, "must be a time in seconds like '2.5'")
+    return int(found[1]) * 1000 + int((found[2] or "").ljust(3, "0"))
+
+
+def _priority(text: str) -> int:
+    digit = text.strip()
+    if len(digit) != 1 or digit not in "0123456789":
+        raise _refusal(_PRIORITY, "must be a digit from 0 to 9; the highest goes first")
+    return int(digit)
 
 
 def _key(text: str) -> str:

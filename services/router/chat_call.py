@@ -36,6 +36,7 @@ from services.router.repeats import Asked
 from services.router.retries import Step, pause_s, step_after
 from services.router.routing import asked_of, look_of, plan_call
 from services.router.settlement import Attempt, Caller, Terms
+from services.router.waiting import Waiting
 
 _REFUSALS: Final = 300
 _UNAUTHORIZED: Final = 401
@@ -108,11 +109,10 @@ class ChatCall:
         if parts.purses is not None:
             self._purse = parts.purses.of(grant, request)
         plan = await self._settled(now_unix_s, now_s)
-        tokens, model = partial(bounds.tokens_guess, request), plan.candidates[0].id
-        if grant.rate_limits and parts.shared_limits is not None:
-            ticket = await parts.shared_limits.admit(grant, model, tokens, now_s)
+        if grant.rate_limits and parts.waiting is not None:
+            ticket = await self._admitted_in_turn(parts.waiting, plan)
         else:
-            ticket = parts.limits.admit(grant, model, tokens, now_s)
+            ticket = await self._admitted(plan, now_s)
         parts.retries.earn(now_s)
         limit_s = parts.settings.call_timeout_s
         deadline_s = now_s + min(self._call.timeout_s or limit_s, limit_s)
@@ -124,6 +124,29 @@ class ChatCall:
                 await self._attempt_all(plan)
             finally:
                 ticket.close(self._line.tokens_used, parts.clock.monotonic())
+
+    async def _admitted(self, plan: Plan, now_s: float) -> Ticket:
+        """A place under every rate limit. Raises RATE_LIMIT_EXCEEDED, STORE_UNAVAILABLE."""
+        parts, grant, model = self._parts, self._grant, plan.candidates[0].id
+        tokens = partial(bounds.tokens_guess, self._request)
+        if grant.rate_limits and parts.shared_limits is not None:
+            return await parts.shared_limits.admit(grant, model, tokens, now_s)
+        return parts.limits.admit(grant, model, tokens, now_s)
+
+    async def _admitted_in_turn(self, waiting: Waiting, plan: Plan) -> Ticket:
+        """The same, after a wait where it takes one."""
+        grant, context, clock = self._grant, self._request.context, self._parts.clock
+        limit_s = self._parts.settings.call_timeout_s
+        left_s = min(self._call.timeout_s or limit_s, limit_s)
+        if context.HasField("wait_max_ms"):
+            left_s = min(left_s, context.wait_max_ms / 1000)
+        return await waiting.admitted(
+            lambda: self._admitted(plan, clock.monotonic()),
+            (grant.project_id, plan.candidates[0].id),
+            grant.key_id,
+            context.priority,
+            left_s,
+        )
 
     async def _settled(self, now_unix_s: float, now_s: float) -> Plan:
         """Whom to try, and on which terms. Raises why nobody can serve."""

@@ -22,6 +22,7 @@ from services.router.repeats import Repeats
 from services.router.routes import Routes
 from services.router.standings import Standings
 from services.router.upstream import Target, Upstream
+from services.router.waiting import Waiting
 from services.router.watchdog import Watchdog
 
 
@@ -142,6 +143,8 @@ class Parts:
     journal: Journal
     shipper: Shipper
     meters: Meters
+    waiting: Waiting | None = None
+    """Where calls above a limit wait; nowhere when they are refused at once."""
     shared_limits: SharedLimits | None = None
     """Where several routers count together."""
     purses: Purses | None = None

@@ -47,6 +47,7 @@ from services.router.routes import Routes
 from services.router.shipper import Shipper
 from services.router.standings import Standings
 from services.router.upstream import Upstream
+from services.router.waiting import Waiting
 from services.router.watchdog import Watchdog
 
 CHAT_METHOD: Final = "/onegate.router.v1.ChatService/Chat"
@@ -151,6 +152,7 @@ class _Router:
             journal=journal,
             shipper=shipper,
             meters=Meters(metrics),
+            waiting=_waiting(own, clock),
             shared_limits=shared.limits,
             cooldowns=shared.cooldowns,
             purses=purses,
@@ -168,6 +170,10 @@ def _journal(own: RouterSettings, failpoints: Failpoints) -> Journal:
         salvage=own.journal_salvage,
         failpoints=failpoints,
     )
+
+
+def _waiting(own: RouterSettings, clock: Clock) -> Waiting | None:
+    return Waiting(clock, own.queue_wait_s, own.queue_calls_max) if own.queue_wait_s else None
 
 
 async def _shared(

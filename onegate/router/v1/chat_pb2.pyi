@@ -1019,6 +1019,8 @@ class CallContext(_message.Message):
     COST_MAX_NANO_USD_FIELD_NUMBER: _builtins.int
     DATA_CLASS_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    WAIT_MAX_MS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
     BODY_DIGEST_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
@@ -1039,6 +1041,12 @@ class CallContext(_message.Message):
     """Answer with the plan alone, as one `plan` event: nobody is called, nothing is held or recorded
     (`x-onegate-dry-run`).
     """
+    wait_max_ms: _builtins.int
+    """The longest that the call waits for room under a rate limit, in milliseconds (`x-onegate-wait`); unset for as
+    long as the router lets calls wait.
+    """
+    priority: _builtins.int
+    """Whose turn it is among calls that wait: the highest first, from 0 (`x-onegate-priority`)."""
     idempotency_key: _builtins.str
     """The call is made once, however often it comes with this key (`Idempotency-Key`), which has at most 255
     characters; empty for none. Metadata `idempotency-key` says the same.
@@ -1063,16 +1071,23 @@ class CallContext(_message.Message):
         cost_max_nano_usd: _builtins.int | None = ...,
         data_class: _builtins.str = ...,
         dry_run: _builtins.bool = ...,
+        wait_max_ms: _builtins.int | None = ...,
+        priority: _builtins.int = ...,
         idempotency_key: _builtins.str = ...,
         body_digest: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd", "cost_max_nano_usd", b"cost_max_nano_usd"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd", "_wait_max_ms", b"_wait_max_ms", "cost_max_nano_usd", b"cost_max_nano_usd", "wait_max_ms", b"wait_max_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd", "body_digest", b"body_digest", "client_address", b"client_address", "cost_max_nano_usd", b"cost_max_nano_usd", "customer", b"customer", "data_class", b"data_class", "dry_run", b"dry_run", "feature", b"feature", "idempotency_key", b"idempotency_key", "request_id", b"request_id", "run", b"run", "tags", b"tags"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd", "_wait_max_ms", b"_wait_max_ms", "body_digest", b"body_digest", "client_address", b"client_address", "cost_max_nano_usd", b"cost_max_nano_usd", "customer", b"customer", "data_class", b"data_class", "dry_run", b"dry_run", "feature", b"feature", "idempotency_key", b"idempotency_key", "priority", b"priority", "request_id", b"request_id", "run", b"run", "tags", b"tags", "wait_max_ms", b"wait_max_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cost_max_nano_usd: _TypeAlias = _typing.Literal["cost_max_nano_usd"]  # noqa: Y015
     _WhichOneofArgType__cost_max_nano_usd: _TypeAlias = _typing.Literal["_cost_max_nano_usd", b"_cost_max_nano_usd"]  # noqa: Y015
+    _WhichOneofReturnType__wait_max_ms: _TypeAlias = _typing.Literal["wait_max_ms"]  # noqa: Y015
+    _WhichOneofArgType__wait_max_ms: _TypeAlias = _typing.Literal["_wait_max_ms", b"_wait_max_ms"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cost_max_nano_usd) -> _WhichOneofReturnType__cost_max_nano_usd | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__wait_max_ms) -> _WhichOneofReturnType__wait_max_ms | None: ...
 
 Global___CallContext: _TypeAlias = CallContext  # noqa: Y015
 

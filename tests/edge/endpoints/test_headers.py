@@ -165,3 +165,28 @@ def test_a_first_answer_with_a_key_says_that_it_was_made() -> None:
     assert "original" not in lines
     plain = served_lines(chat_pb2.Served(model="a/m"), None, 1.0)
     assert "replayed" not in plain
+
+
+@pytest.mark.parametrize(
+    ("wait", "milliseconds"), [(b"0", 0), (b"2.5", 2500), (b" 20 ", 20_000), (b"0.001", 1)]
+)
+def test_how_long_and_with_which_priority_a_call_waits(wait: bytes, milliseconds: int) -> None:
+    asked = context(x_onegate_wait=wait, x_onegate_priority=b"7")
+    assert (asked.wait_max_ms, asked.priority) == (milliseconds, 7)
+    assert not context().HasField("wait_max_ms")
+
+
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("x_onegate_wait", b"soon"),
+        ("x_onegate_wait", b"-1"),
+        ("x_onegate_wait", b"99999"),
+        ("x_onegate_priority", b"10"),
+        ("x_onegate_priority", "²".encode()),
+    ],
+)
+def test_a_wait_that_cannot_be_understood_is_refused(header: str, value: bytes) -> None:
+    with pytest.raises(GatewayError) as raised:
+        context(**{header: value})
+    assert raised.value.param == header.replace("_", "-")
