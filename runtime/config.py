@@ -45,6 +45,7 @@ from runtime.settings import (
     ProviderSettings,
     RouterSettings,
     RpcSettings,
+    SealingSettings,
     Settings,
     TelemetrySettings,
     UsageSettings,
@@ -70,6 +71,7 @@ __all__ = [
     "RouteTarget",
     "RouterSettings",
     "RpcSettings",
+    "SealingSettings",
     "Settings",
     "TelemetrySettings",
     "UsageSettings",
@@ -101,6 +103,7 @@ _SECTIONS: Final[Mapping[str, type[Any]]] = {
     "alerts": AlertSettings,
     "invoice": InvoiceSettings,
     "rpc": RpcSettings,
+    "sealing": SealingSettings,
     "telemetry": TelemetrySettings,
 }
 _SERVICE_LINK: Final = re.compile(

@@ -52,6 +52,11 @@ def with_local_defaults(settings: Settings) -> Settings:
             usage=edge.usage or usage_listen,
             routers=edge.routers or routers,
         ),
+        sealing=replace(
+            settings.sealing,
+            key_file=settings.sealing.key_file or str(data / "provider.kek"),
+            former_key_file=settings.sealing.former_key_file or str(data / "provider.kek.former"),
+        ),
         rpc=replace(
             settings.rpc,
             operator_token_file=settings.rpc.operator_token_file

@@ -170,17 +170,21 @@ def read_secret(path: Path) -> Secret:
         raise SecretError(f"{path} is not text in UTF-8.") from None
     if not text:
         raise SecretError(f"{path} is empty: put the secret there, on one line.")
-    return Secret(_one_line(path, text))
+    line = one_line(text)
+    if not line:
+        raise SecretError(f"{path} holds more than one line of printable text.")
+    return Secret(line)
 
 
-def _one_line(path: Path, text: str) -> str:
-    """The text; a JSON object, as the key files of clouds are, may stand on several lines."""
+def one_line(text: str) -> str:
+    """The text, stripped; a JSON object, as the key files of clouds are, may stand on several
+    lines and becomes one. Empty when it is not one line of printable text.
+    """
+    text = text.strip()
     if text.startswith("{"):
         with suppress(ValueError):
             return json.dumps(json.loads(text), separators=(",", ":"))
-    if not text.isprintable():
-        raise SecretError(f"{path} holds more than one line of printable text.")
-    return text
+    return text if text.isprintable() else ""
 
 
 def _check_mode(path: Path, status: os.stat_result) -> None:

@@ -234,6 +234,18 @@ class TelemetrySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SealingSettings:
+    """The key-encryption key of stored credentials, in a file or a variable, and the one before it
+    while secrets are moved from one to the other. ``key_file`` is made when it is first needed.
+    """
+
+    key_file: str = field(default="", metadata=ruled(rules.path))
+    key_env: str = field(default="", metadata=ruled(rules.variable_name))
+    former_key_file: str = field(default="", metadata=ruled(rules.path))
+    former_key_env: str = field(default="", metadata=ruled(rules.variable_name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CredentialSettings:
     """One ``[[provider.credential]]``: a key of several. ``weight`` is its share of the calls.
 
@@ -295,6 +307,7 @@ class Settings:
     alerts: AlertSettings = field(default_factory=AlertSettings)
     invoice: InvoiceSettings = field(default_factory=InvoiceSettings)
     rpc: RpcSettings = field(default_factory=RpcSettings)
+    sealing: SealingSettings = field(default_factory=SealingSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     providers: tuple[ProviderSettings, ...] = ()
     routes: tuple[RouteSettings, ...] = ()

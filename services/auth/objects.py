@@ -199,6 +199,39 @@ class RateLimitRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderRecord:
+    """An account at a vendor, which routers call; it belongs to the gateway, not to an
+    organisation. ``free`` is 1 when calls cost nothing.
+    """
+
+    id: str
+    name: str
+    kind: str
+    base_url: str
+    models: tuple[str, ...]
+    free: int
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialRecord:
+    """What a provider is called with: ``sealed`` as ``runtime/sealing.py`` writes it, under the
+    key-encryption key ``key_id``.
+    """
+
+    id: str
+    provider_id: str
+    name: str
+    weight: int
+    organizations: tuple[str, ...]
+    projects: tuple[str, ...]
+    key_id: str
+    sealed: str
+    created_at: datetime
+    rotated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AuditRecord:
     """An entry of the log of administration; see ``audit.py``."""
 

@@ -146,6 +146,21 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
         "sign_in.who": Operation(permission=""),
         "sign_in.out": Operation(permission="", event="logout.succeeded"),
         "break_glass": Operation(permission="", event="break_glass.used"),
+        # A provider's secret is the operator's: no organisation's key reaches it.
+        "providers.list": Operation(permission=""),
+        "providers.add": Operation(permission="", event="provider.created"),
+        "providers.move": Operation(permission="", event="provider.updated"),
+        "providers.remove": Operation(permission="", event="provider.deleted"),
+        "providers.credentials.add": Operation(permission="", event="provider.credential.created"),
+        "providers.credentials.rotate": Operation(
+            permission="", event="provider.credential.updated"
+        ),
+        "providers.credentials.remove": Operation(
+            permission="", event="provider.credential.deleted"
+        ),
+        "providers.credentials.rekey": Operation(
+            permission="", event="provider.credentials.rekeyed"
+        ),
         **_family("audit_logs", "list"),
         **_family("usage", "read"),
         **_family(

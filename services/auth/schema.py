@@ -128,3 +128,18 @@ SIGN_IN: Final = (
     f"CREATE TABLE sessions ({_OWN}, user_id {_ID}, created_at_us {_TIME})",
 )
 """Who signs in through an identity provider."""
+
+PROVIDERS: Final = (
+    (
+        f"CREATE TABLE providers (id VARCHAR(64) PRIMARY KEY, name VARCHAR(64) NOT NULL UNIQUE,"
+        f" kind {_ID}, base_url {_TEXT}, models {_TEXT}, free BIGINT NOT NULL,"
+        f" created_at_us {_TIME})"
+    ),
+    (
+        "CREATE TABLE provider_credentials (id VARCHAR(64) PRIMARY KEY,"
+        f" provider_id {_ID} REFERENCES providers (id), name {_ID}, weight BIGINT NOT NULL,"
+        f" organizations {_TEXT}, projects {_TEXT}, key_id {_ID}, sealed {_TEXT},"
+        f" created_at_us {_TIME}, rotated_at_us {_TIME}, UNIQUE (provider_id, name))"
+    ),
+)
+"""Providers, and their credentials under seal."""

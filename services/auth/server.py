@@ -15,19 +15,22 @@ from onegate.auth.v1 import (
     grant_pb2,
     grant_service_pb2,
     grant_service_pb2_grpc,
+    provider_service_pb2_grpc,
 )
 from onegate.common.v1 import error_pb2
 from runtime import apikeys
 from runtime.clock import Clock, SystemClock, SystemEntropy
-from runtime.config import OidcSettings, Settings
+from runtime.config import OidcSettings, Settings, environment
 from runtime.errors import GatewayError
 from runtime.metrics import Metrics, serve_metrics
 from runtime.readiness import follow_store, when_available
 from runtime.rpc import RpcServer
+from runtime.sealing import Keyring
 from runtime.secrets import FileSecrets, read_secret
 from services.auth import keys
 from services.auth.administration import Administration, Context
 from services.auth.bootstrap import ensure_organization
+from services.auth.desks.providers import ProviderService
 from services.auth.desks.table import DESKS
 from services.auth.identity import Identity, identity_of, prepare
 from services.auth.issuer import Issuer
@@ -147,9 +150,12 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         operator_token = FileSecrets(entropy).read_or_make(settings.rpc.operator_token_file)
         feed = Feed(identity.store, clock)
         watchers = Watchers(identity.store, clock)
-        server = serve(
-            Administration(identity, operator_token, feed, watchers, _issuer(settings.oidc, clock)),
-            RpcServer(settings.rpc, "auth"),
+        issuer = _issuer(settings.oidc, clock)
+        administration = Administration(identity, operator_token, feed, watchers, issuer)
+        server = serve(administration, RpcServer(settings.rpc, "auth"))
+        server.add(
+            provider_service_pb2_grpc.add_ProviderServiceServicer_to_server,
+            ProviderService(administration, Keyring(settings.sealing, environment(), entropy)),
         )
         await server.start(settings.auth.listen)
         closing.push_async_callback(server.stop, STOP_GRACE_S)

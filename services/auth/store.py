@@ -220,6 +220,7 @@ MIGRATIONS: Final = (
     Migration(version=5, statements=schema.KEY_LIFE),
     Migration(version=6, statements=schema.WATCHERS),
     Migration(version=7, statements=schema.SIGN_IN),
+    Migration(version=8, statements=schema.PROVIDERS),
 )
 
 _TYPES: Final[Mapping[object, TypeEngine[Any]]] = {
@@ -281,6 +282,8 @@ _TABLE_OF: Final[Mapping[type[Any], Table]] = {
     objects.ProjectGroupRecord: _table("project_groups", objects.ProjectGroupRecord),
     objects.RoleRecord: _table("roles", objects.RoleRecord),
     objects.AssignmentRecord: _table("role_assignments", objects.AssignmentRecord),
+    objects.ProviderRecord: _table("providers", objects.ProviderRecord),
+    objects.CredentialRecord: _table("provider_credentials", objects.CredentialRecord),
     objects.AuditRecord: _table("audit_events", objects.AuditRecord),
     objects.AuditHeadRecord: _table("audit_heads", objects.AuditHeadRecord),
     objects.WatcherRecord: _table("watchers", objects.WatcherRecord),

@@ -112,12 +112,29 @@ class Catalog:
         self._prices = prices
         self._resolved: dict[str, Deployment] = {}
 
+    def put(self, provider: ConfiguredProvider) -> None:
+        """The provider is new, or another than before; what its vendor listed stays known."""
+        former = self._providers.get(provider.name)
+        there = _Provider(provider, frozenset(provider.models))
+        if former is not None and former.configured.kind == provider.kind:
+            there.listed = former.listed
+        self._providers[provider.name] = there
+        self._resolved.clear()
+
+    def drop(self, provider: str) -> None:
+        """There is no such provider any more."""
+        self._providers.pop(provider, None)
+        self._resolved.clear()
+
     def discovered(self, provider: str, models: Sequence[ListedModel]) -> None:
         """The vendor's own list replaces the last one. Names that nobody could ask for are left
         out.
         """
+        known = self._providers.get(provider)
+        if known is None:
+            return  # removed while it was asked
         usable = [model for model in models if _is_name(model.id)]
-        self._providers[provider].listed = {model.id: model for model in usable[:LISTED_MAX]}
+        known.listed = {model.id: model for model in usable[:LISTED_MAX]}
         self._resolved.clear()
 
     def resolve(self, model: str) -> Deployment:
@@ -182,8 +199,8 @@ class Catalog:
 
     def unpriced(self, provider: str) -> list[str]:
         """The models of the vendor's list whose price nobody has asked for, as ``kind/model``."""
-        found = self._providers[provider]
-        if found.configured.free:
+        found = self._providers.get(provider)
+        if found is None or found.configured.free:
             return []
         names = found.allowed or found.listed
         return [f"{found.configured.kind}/{n}" for n in names if not self._priced(found, n)]
@@ -194,7 +211,8 @@ class Catalog:
         fits: Callable[[DataHandling], bool] = lambda _: True,
     ) -> Iterator[model_service_pb2.Model]:
         """The known models whose id ``shown`` and whose way with data ``fits`` let through."""
-        for provider in self._providers.values():
+        # A list: the reader may pause, and a provider come or go meanwhile.
+        for provider in list(self._providers.values()):
             for name in self._known(provider):
                 if shown(f"{provider.configured.name}/{name}") and fits(
                     self._handling(provider, name)

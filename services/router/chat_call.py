@@ -20,7 +20,7 @@ from runtime.clock import uuid7
 from runtime.errors import GatewayError
 from services.router import bounds
 from services.router.access import Chooser, Way, best_seat, open_to
-from services.router.admission import CallFacts, refusal
+from services.router.admission import CallFacts, no_credential, refusal
 from services.router.answer_log import METADATA_KEY
 from services.router.catalog import Deployment
 from services.router.data_rules import CallData, call_data
@@ -236,6 +236,8 @@ class ChatCall:
 
     def _way(self, provider: Provider, deployment: Deployment) -> Way:
         """With which credential the deployment is asked now. Raises why with none."""
+        if provider.retired:
+            raise no_credential(provider.name)
         if not provider.credentials:
             return Way(provider.target, deployment)
         mine = open_to(provider.credentials, self._grant)

@@ -19,6 +19,10 @@ from services.router.providers.base import Headers, ListsElsewhere, ShortLived, 
 from services.router.tokens import TokenKeeper, buyer_of
 from services.router.upstream import target_of
 
+SecretOf = Callable[[ProviderSettings, str], Secret | None]
+"""Reads the secret of a provider with one credential, given that credential's name, empty for the
+provider's own. May raise ``ConfigError``."""
+
 DEMO: Final = ProviderSettings(
     name=demo.NAME,
     kind=demo.NAME,
@@ -60,7 +64,7 @@ def with_demo(providers: Sequence[ProviderSettings]) -> tuple[ProviderSettings, 
 def configure(
     providers: Sequence[ProviderSettings],
     wires: Mapping[str, Wire],
-    secret_of: Callable[[ProviderSettings], Secret | None],
+    secret_of: SecretOf,
     demo_url: str,
     clock: Clock,
 ) -> Configured:
@@ -79,7 +83,7 @@ def configure(
     keepers: list[TokenKeeper] = []
 
     def authorized(provider: ProviderSettings, name: str) -> Headers | Signer:
-        secret = secret_of(provider)
+        secret = secret_of(provider, name.partition("#")[2])
         credential = wires[provider.kind].authorize(secret.reveal() if secret else "")
         if not isinstance(credential, ShortLived):
             return credential

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from runtime.clock import Clock
+from runtime.clock import Clock, pause
 from runtime.errors import GatewayError, reason_name
 from services.router.catalog import Catalog
 from services.router.parts import Prices, Provider
@@ -42,15 +42,19 @@ class Discovery:
         self._clock = clock
         self._failing: set[str] = set()
 
-    async def run(self, interval_s: float) -> None:
-        """Asks all providers at once, again and again. Ends when it is cancelled."""
+    async def run(self, interval_s: float, changed: asyncio.Event) -> None:
+        """Asks all providers at once, again and again, and when ``changed`` says that one is new.
+        Ends when it is cancelled.
+        """
         while True:
+            changed.clear()
             await self.refresh()
-            await self._clock.sleep(interval_s)
+            await pause(self._clock, interval_s, changed)
 
     async def refresh(self) -> None:
         """Asks all providers once, each for itself."""
-        await asyncio.gather(*(self._refresh_one(one) for one in self._providers.values()))
+        present = [one for one in self._providers.values() if not one.retired]
+        await asyncio.gather(*(self._refresh_one(one) for one in present))
 
     async def _refresh_one(self, provider: Provider) -> None:
         request = provider.wire.models_request()
@@ -59,12 +63,12 @@ class Discovery:
             return
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                listed = [
+                found = [
                     model
                     for target, asked in lists
-                    for model in await self._list(provider.wire, target, asked)
+                    for model in await listed(self._upstream, provider.wire, target, asked)
                 ]
-            self._catalog.discovered(provider.name, listed)
+            self._catalog.discovered(provider.name, found)
             await self._prices.learn(self._catalog.unpriced(provider.name))
         except TimeoutError:
             self._failed(provider, f"it took longer than {TIMEOUT_S:g} s")
@@ -75,20 +79,21 @@ class Discovery:
                 self._failing.discard(provider.name)
                 _LOG.info("%s lists its models again", provider.name)
 
-    async def _list(
-        self, wire: Wire, target: Target, request: UpstreamRequest
-    ) -> Sequence[ListedModel]:
-        """One list. Raises ``GatewayError``."""
-        response = await self._upstream.open(target, request)
-        try:
-            body = await response.read(LIST_BYTES_MAX)
-        finally:
-            response.close()
-        if response.status >= _REFUSALS:
-            raise wire.error(response.status, response.headers, body)
-        return wire.models(body)
-
     def _failed(self, provider: Provider, why: str) -> None:
         if provider.name not in self._failing:
             self._failing.add(provider.name)
             _LOG.warning("%s does not list its models (%s); those known stay", provider.name, why)
+
+
+async def listed(
+    upstream: Upstream, wire: Wire, target: Target, request: UpstreamRequest
+) -> Sequence[ListedModel]:
+    """One list. Raises ``GatewayError``."""
+    response = await upstream.open(target, request)
+    try:
+        body = await response.read(LIST_BYTES_MAX)
+    finally:
+        response.close()
+    if response.status >= _REFUSALS:
+        raise wire.error(response.status, response.headers, body)
+    return wire.models(body)

@@ -32,6 +32,7 @@ class Follower(Generic[News]):
         open_watch: begins the stream.
         take: takes one message in; its second argument is true for a stream's first.
         clock: for pauses.
+        peer: who is followed, for the log.
     """
 
     def __init__(
@@ -40,8 +41,11 @@ class Follower(Generic[News]):
         open_watch: Callable[[], grpc.aio.UnaryStreamCall[Any, News]],
         take: Callable[[News, bool], Awaitable[None]],
         clock: Clock,
+        *,
+        peer: str = "usage",
     ) -> None:
         self._what = what
+        self._peer = peer
         self._open = open_watch
         self._take = take
         self._clock = clock
@@ -80,7 +84,9 @@ class Follower(Generic[News]):
             except TimeoutError:
                 why = "it fell silent"
             if self._failures == 0:
-                _LOG.warning("%s are the last known ones, usage is away: %s", self._what, why)
+                _LOG.warning(
+                    "%s are the last known ones, %s is away: %s", self._what, self._peer, why
+                )
             pause_s = min(_RECONNECT_S_MIN * 2**self._failures, _RECONNECT_S_MAX)
             self._failures = min(self._failures + 1, 10)
             await self._clock.sleep(pause_s)

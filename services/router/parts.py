@@ -119,6 +119,8 @@ class Provider:
     credentials: tuple[Credential, ...] = ()
     """What calls go out with; empty for ``target`` alone. ``target`` is the first of them, which
     models are listed with."""
+    retired: bool = False
+    """It was removed: calls that were planned before are not sent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

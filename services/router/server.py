@@ -3,7 +3,7 @@
 import asyncio
 import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -12,20 +12,25 @@ from typing import Final, Protocol
 import grpc
 
 from onegate.auth.v1 import key_service_pb2_grpc
-from onegate.router.v1 import explain_service_pb2_grpc, model_service_pb2_grpc
+from onegate.router.v1 import (
+    explain_service_pb2_grpc,
+    model_service_pb2_grpc,
+    provider_check_service_pb2_grpc,
+)
 from runtime.clock import Clock, Entropy, PooledEntropy, SystemClock
-from runtime.config import ProviderSettings, RouterSettings, Settings, environment
+from runtime.config import RouterSettings, Settings, environment
 from runtime.credentials import credential
 from runtime.failpoints import Failpoints
 from runtime.failpoints import configured as configured_failpoints
 from runtime.grants import GrantClient
 from runtime.metrics import Metrics, serve_metrics
 from runtime.rpc import RpcServer, channel
+from runtime.sealing import Keyring
 from runtime.secrets import SecretError, read_secret
 from services.router import demo
 from services.router.budget_watch import BudgetWatch
 from services.router.catalog import Catalog
-from services.router.configured import Configured, configure, with_demo
+from services.router.configured import with_demo
 from services.router.discovery import Discovery
 from services.router.epochs import Epoch
 from services.router.execution import ChatExecution
@@ -40,9 +45,12 @@ from services.router.observed import Observed
 from services.router.parts import Parts, Shared
 from services.router.policies import SetPolicies
 from services.router.pricebook import PriceBook
+from services.router.provider_check import ProviderCheckService
+from services.router.provider_watch import ProviderWatch
 from services.router.providers import PROVIDERS
 from services.router.purse import Purses
 from services.router.repeats import Repeats
+from services.router.roster import Making, Roster
 from services.router.routes import Routes
 from services.router.shipper import Shipper
 from services.router.standings import Standings
@@ -71,7 +79,9 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         router = await _Router.assemble(settings, stack)
         if not await _heard(router, stop):
             return
-        _keep_discovering(router.parts, stack)
+        stack.push_async_callback(router.providers.close)
+        await router.providers.start()
+        _keep_discovering(router.parts, router.roster.changed, stack)
         router.rpc.set_serving(True)
         ready()
         await stop.wait()
@@ -94,17 +104,17 @@ class _Router:
 
     def __init__(
         self,
-        grants: GrantClient,
-        prices: PriceBook,
-        purses: Purses,
+        heard: tuple[GrantClient, PriceBook, Purses],
         parts: Parts,
         rpc: RpcServer,
+        roster: Roster,
+        providers: ProviderWatch,
     ) -> None:
-        self.grants = grants
-        self.prices = prices
-        self.purses = purses
+        self.grants, self.prices, self.purses = heard
         self.parts = parts
         self.rpc = rpc
+        self.roster = roster
+        self.providers = providers
 
     @classmethod
     async def assemble(cls, settings: Settings, stack: AsyncExitStack) -> "_Router":
@@ -130,8 +140,8 @@ class _Router:
         shared = await _shared(settings, stack, metrics, health)
         upstream = Upstream(clock, connect_timeout_s=own.connect_timeout_s, failpoints=failpoints)
         stack.callback(upstream.close)
-        configured = await _configured(settings.providers, stack, clock, entropy)
-        catalog = Catalog(configured.known, prices)
+        roster = await _roster(settings, stack, health)
+        catalog = roster.catalog = Catalog(roster.known, prices)
         purses = _purses(journal, usage, (settings, clock, entropy, failpoints), stack)
         parts = Parts(
             settings=own,
@@ -140,7 +150,7 @@ class _Router:
             grants=grants,
             prices=prices,
             catalog=catalog,
-            providers=configured.callable,
+            providers=roster.providers,
             limits=Limits(),
             health=health,
             observed=Observed(),
@@ -159,8 +169,14 @@ class _Router:
             failpoints=failpoints,
             repeats=_repeats(own, journal, usage, (clock, entropy), stack),
         )
+        metrics.reading(
+            "credentials_refused", "Credentials that were refused last.", health.refused
+        )
+        token = partial(_operator_token, settings.rpc.operator_token_file)
+        providers = ProviderWatch(auth, clock, own.name, roster, token)
         explain = ExplainService(parts, key_service_pb2_grpc.KeyServiceStub(auth))
-        return cls(grants, prices, purses, parts, await _serve(settings, parts, explain, stack))
+        rpc = await _serve(settings, parts, explain, stack)
+        return cls((grants, prices, purses), parts, rpc, roster, providers)
 
 
 def _journal(own: RouterSettings, failpoints: Failpoints) -> Journal:
@@ -223,29 +239,33 @@ def _repeats(
     return repeats
 
 
-async def _configured(
-    providers: Sequence[ProviderSettings], stack: AsyncExitStack, clock: Clock, entropy: Entropy
-) -> Configured:
+async def _roster(settings: Settings, stack: AsyncExitStack, health: Health) -> Roster:
     """The providers; the demo's server is started where one of them is the demo."""
-    wanted = with_demo(providers)
+    clock, entropy = SystemClock(), PooledEntropy()
+    environ = environment()
+    wanted = with_demo(settings.providers)
     demo_url = ""
     if any(provider.kind == demo.NAME for provider in wanted):
         server = demo.DemoServer(clock, entropy)
         demo_url = await server.start()
         stack.push_async_callback(server.close)
-    if not providers:
+    if not settings.providers:
         _LOG.warning("no provider is configured: the built-in demo answers, as demo/echo only")
-    secret_of = partial(credential, environ=environment())
-    configured = configure(wanted, PROVIDERS, secret_of, demo_url, clock)
-    for keeper in configured.keepers:
-        stack.push_async_callback(keeper.close)
-    await asyncio.gather(*(keeper.start() for keeper in configured.keepers))
-    return configured
+    making = Making(
+        wires=PROVIDERS,
+        secret_of=lambda provider, _: credential(provider, environ),
+        demo_url=demo_url,
+        clock=clock,
+    )
+    roster = Roster(wanted, making, Keyring(settings.sealing, environ, entropy), health)
+    stack.push_async_callback(roster.close)
+    await roster.start()
+    return roster
 
 
-def _keep_discovering(parts: Parts, stack: AsyncExitStack) -> None:
+def _keep_discovering(parts: Parts, changed: asyncio.Event, stack: AsyncExitStack) -> None:
     discovery = Discovery(parts.providers, parts.catalog, parts.prices, parts.upstream, parts.clock)
-    task = asyncio.create_task(discovery.run(parts.settings.discovery_interval_s))
+    task = asyncio.create_task(discovery.run(parts.settings.discovery_interval_s, changed))
     task.add_done_callback(_report)
     stack.push_async_callback(_cancelled, task)
 
@@ -255,6 +275,7 @@ async def _serve(
 ) -> RpcServer:
     rpc = RpcServer(settings.rpc, settings.router.name)
     rpc.set_serving(False)
+    token = partial(_operator_token, settings.rpc.operator_token_file)
     rpc.add_calls({CHAT_METHOD: ChatExecution(parts).chat})
     rpc.add(
         model_service_pb2_grpc.add_ModelServiceServicer_to_server,
@@ -262,8 +283,12 @@ async def _serve(
             parts.catalog,
             parts.grants,
             parts.clock,
-            partial(_operator_token, settings.rpc.operator_token_file),
+            token,
         ),
+    )
+    rpc.add(
+        provider_check_service_pb2_grpc.add_ProviderCheckServiceServicer_to_server,
+        ProviderCheckService(parts.providers, parts.upstream, parts.clock, token),
     )
     rpc.add(explain_service_pb2_grpc.add_ExplainServiceServicer_to_server, explain)
     await rpc.start(settings.router.listen)

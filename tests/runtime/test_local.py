@@ -47,6 +47,7 @@ def test_what_is_configured_stays(tmp_path: Path) -> None:
         "journal_dir = '/j'\n"
         "[edge]\nauth = 'dns:///a:2'\nusage = 'dns:///u:2'\nrouters = ['dns:///r:1']\n"
         "[rpc]\noperator_token_file = '/t'\n"
+        "[sealing]\nkey_file = '/k'\nformer_key_file = '/f'\n"
     )
     loaded = load(path, {}, {})
     assert with_local_defaults(loaded) == loaded

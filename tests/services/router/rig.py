@@ -398,13 +398,15 @@ async def running(
     settings: Settings,
     prices: Iterable[price_pb2.PriceSheet] = (),
     answers: idempotency_service_pb2_grpc.IdempotencyServiceServicer | None = None,
+    more: Callable[[RpcServer], None] = lambda _: None,
 ) -> AsyncIterator[Rig]:
     """A router that is ready, with the services that it needs; usage keeps no answers unless
-    ``answers`` does.
+    ``answers`` does, and ``more`` adds services to auth.
     """
     rig = Rig(settings, prices)
     async with AsyncExitStack() as stack:
         auth = RpcServer(settings.rpc, "auth")
+        more(auth)
         auth.add(grant_service_pb2_grpc.add_GrantServiceServicer_to_server, rig.auth)
         usage = RpcServer(settings.rpc, "usage")
         usage.add(budget_service_pb2_grpc.add_BudgetServiceServicer_to_server, FakeBudgets())
