@@ -22,6 +22,7 @@ GROUPS: Final = {
     "orgs": "cli.organizations",
     "policy": "cli.policy",
     "audit": "cli.audit",
+    "providers": "cli.providers",
     "models": "cli.models",
     "usage": "cli.usage",
     "prices": "cli.prices",
