@@ -46,7 +46,7 @@ from runtime.sql import Database, Migration, NanoUsd, serialise
 from services.usage import invoices
 from services.usage.invoices import Correction, Late, Line, Used, invalid
 from services.usage.ledger_store import NowUs
-from services.usage.reports import DAY_US
+from services.usage.spans import DAY_US
 from services.usage.store import RECORDS
 
 LATE_INVOICES_MAX: Final = 13
