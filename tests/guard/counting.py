@@ -37,12 +37,12 @@ batches differ a little.
 """
 MORE_MAX_UNKNOWN = 0.25
 """The same where the baseline is of another version of Python."""
-BLOCKS_MAX = 4.0
+BLOCKS_MAX = 6.0
 """How many memory blocks a call may leave behind: books of the latest calls are still filling."""
 SERVICES = ("edge", "router", "usage")
 CALLS = {"request": 150, "stream": 40}
 PACED_CALLS = 5
-WARM_CALLS = 40
+WARM_CALLS = 150
 GROUP = 25
 """Calls that wait for each other's records."""
 IDLE_S = 2.0
