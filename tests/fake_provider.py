@@ -336,6 +336,7 @@ class _Exchange(asyncio.Protocol):
 
     async def _stream(self, taken: Taken, reply: Reply) -> None:
         await self._write(taken, _head(reply, [("transfer-encoding", "chunked")]))
+        said = len(pieces_of(reply.text))
         for index, piece in enumerate(_pieces(taken, reply)):
             if reply.fault is not Fault.NONE and index == reply.fault_after:
                 if reply.fault is Fault.ERROR_EVENT:
@@ -347,7 +348,7 @@ class _Exchange(asyncio.Protocol):
                 else:
                     await self._break(taken, reply.fault)
                 return
-            if 0 < index <= len(pieces_of(reply.text)):
+            if 0 < index <= said:
                 self._produced(taken, 1)
             await self._write(taken, _chunk(piece))
             taken.pieces_sent += 1
