@@ -61,6 +61,7 @@ FACTS = st.builds(
         training=st.none() | st.booleans(),
     ),
     reachable=st.booleans(),
+    over_price=st.sampled_from(["", "prompt", "completion"]),
 )  # fmt: skip
 EXPIRIES = st.none() | st.integers(-3, 3)
 
@@ -127,6 +128,10 @@ def permits_price(_: grant_pb2.Grant, facts: CallFacts) -> bool:
     return facts.priced
 
 
+def permits_price_max(_: grant_pb2.Grant, facts: CallFacts) -> bool:
+    return facts.over_price == ""
+
+
 def permits_cost(_: grant_pb2.Grant, facts: CallFacts) -> bool:
     if facts.cost_max_nano_usd is None:
         return True
@@ -144,6 +149,7 @@ MEANINGS: dict[str, Callable[[grant_pb2.Grant, CallFacts], bool]] = {
     "owner": permits_owner,
     "data": permits_data,
     "price": permits_price,
+    "price-max": permits_price_max,
     "cost": permits_cost,
 }
 """What each policy is meant to let through, said a second time and in another way."""
