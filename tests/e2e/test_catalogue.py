@@ -71,7 +71,12 @@ def test_a_key_sees_the_same_with_the_sdk(gateway: Gateway) -> None:
     assert one["pricing"]["prompt"] == "0.000005"  # type: ignore[index]
     assert one["knowledge"] == "2026-01"
     # What a vendor's document promises is believed of the vendor's own address only.
-    unknown = {"region": None, "regions": [], "retention_days": None, "training": None}
+    unknown: dict[str, object] = {
+        "region": None,
+        "regions": [],
+        "retention_days": None,
+        "training": None,
+    }
     assert one["data_policy"] == unknown
     assert models["openai/gpt-5"]["shutdown_date"] == "2026-12-11"
 
