@@ -381,7 +381,12 @@ class ChatCall:
             return prepared
         if hold.output_tokens_cap:
             exchange = _capped(exchange, hold.output_tokens_cap)
-            outgoing = provider.wire.request(exchange)
+            try:
+                outgoing = provider.wire.request(exchange)
+            except GatewayError:
+                # The model takes no such cap beside what else is asked: nothing is sent.
+                hold.release()
+                raise
         return Prepared(attempt, provider, way, exchange, outgoing, hold)
 
     async def _typed_form(self) -> chat_pb2.ChatRequest:

@@ -124,6 +124,7 @@ class ProviderCall:
             attempt_id = uuid7(int(now_unix_s * 1000), parts.entropy)
         else:
             attempt_id, attempt.reservation = hold.attempt_id, hold.reservation
+            attempt.output_tokens_cap = hold.output_tokens_cap
         attempt.begin(attempt_id, len(line.attempts) + 1, now_unix_s, now_s)
         try:
             parts.journal.dispatched(attempt_id, attempt.content)

@@ -45,14 +45,16 @@ class Hold:
     __slots__ = (
         "_holds",
         "_own_nano_usd",
+        "_strict",
         "_wish",
         "attempt_id",
         "output_tokens_cap",
         "reservation",
     )
 
-    def __init__(self, holds: Holds, wish: Wish) -> None:
+    def __init__(self, holds: Holds, wish: Wish, *, strict: bool) -> None:
         self._holds = holds
+        self._strict = strict
         self._wish = wish
         self._own_nano_usd = 0
         self.attempt_id = wish.attempt_id
@@ -74,13 +76,14 @@ class Hold:
         self._holds.void(self._wish, self.reservation.slice_id)
 
     async def cover(self, cost_nano_usd: int) -> None:
-        """The attempt has cost so much by now: sets more aside where that is needed.
+        """The attempt has cost so much by now: sets more aside where that is needed. Never under a
+        strict budget: there it is bounded by the cap that was sent.
 
         Raises BUDGET_EXHAUSTED when there is no room for more. While usage is away the attempt
         goes on: what it costs is posted in any case.
         """
         held = self.reservation.amount_nano_usd
-        if cost_nano_usd <= held * COVER:
+        if self._strict or cost_nano_usd <= held * COVER:
             return
         more = 2 * max(cost_nano_usd, held) - held
         try:
@@ -120,7 +123,8 @@ class Purse:
     async def reserve(
         self, request: chat_pb2.ChatRequest, request_id: str, terms: Terms, left_s: float
     ) -> Hold | None:
-        """Sets aside what one attempt needs; ``None`` when it costs nothing.
+        """Sets aside what one attempt needs; ``None`` when it costs nothing, or when no budget
+        counts it any more.
 
         Args:
             request: the call.
@@ -136,7 +140,9 @@ class Purse:
         cap, amount, least = self._amounts(request, terms, terms.sheet)
         hold = await self._placed(request_id, (amount, least), left_s)
         held = hold.reservation.amount_nano_usd
-        if self.strict and held:
+        if amount and not held:
+            return None
+        if self.strict:
             hold.output_tokens_cap = cap
             if held < amount:
                 window = terms.deployment.context_tokens_max
@@ -159,7 +165,7 @@ class Purse:
                 least_nano_usd=least,
                 lease_ms=int((left_s + LEASE_MARGIN_S) * 1000),
             )
-            hold = Hold(self.holds, wish)
+            hold = Hold(self.holds, wish, strict=self.strict)
             try:
                 await hold.place()
             except GatewayError as error:

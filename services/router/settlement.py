@@ -147,6 +147,7 @@ class Attempt:
         "first_byte_s",
         "first_token_us",
         "outcome",
+        "output_tokens_cap",
         "reservation",
         "terms",
         "tokens",
@@ -164,6 +165,8 @@ class Attempt:
         self.attempt_id = ""
         self.reservation: usage_record_pb2.Reservation | None = None
         """What is set aside for it; ``None`` when no budget counts it."""
+        self.output_tokens_cap = 0
+        """What is sent as the cap of each choice where the caller names none; 0 for nothing."""
         self.tokens = TokenUsage()
         self.cost_nano_usd = 0
         self.outcome = usage_record_pb2.OUTCOME_UNSPECIFIED
@@ -259,7 +262,7 @@ class Attempt:
 
     def _add_unseen(self, tokens: TokenUsage) -> None:
         unseen = PROGRESS_BYTES // BYTES_PER_TOKEN
-        most = bounds.output_tokens_bound(self._caller.request, 0)
+        most = bounds.output_tokens_bound(self._caller.request, self.output_tokens_cap)
         tokens.output_tokens += unseen
         if most is not None:
             tokens.output_tokens = min(tokens.output_tokens, most)
