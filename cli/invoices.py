@@ -22,7 +22,7 @@ from onegate.usage.v1 import invoice_pb2, usage_service_pb2
 from onegate.usage.v1 import invoice_service_pb2 as pb
 from onegate.usage.v1.invoice_pb2 import Invoice, InvoiceCredit, InvoiceScope, InvoiceTerms
 from runtime.clock import SystemClock, SystemEntropy, uuid7
-from services.usage import invoice_html, invoice_page, invoice_pdf, invoices
+from services.usage.invoices import documents, invoice_html, invoice_page, invoice_pdf
 
 _MONTH: Final = re.compile(r"(\d{4})-(\d{2})", re.ASCII)
 _PAGE_SIZE: Final = 1_000
@@ -363,7 +363,7 @@ def _show(made: Invoice, json_: bool) -> None:
 
 
 def _total(one: Invoice) -> str:
-    amount = Decimal(one.total_minor).scaleb(-invoices.places_of(one.currency))
+    amount = Decimal(one.total_minor).scaleb(-documents.places_of(one.currency))
     return f"{amount:,f} {one.currency}"
 
 
@@ -384,7 +384,7 @@ def _fields(one: Invoice) -> dict[str, Any]:
         "issuer": one.issuer,
         "kind": invoice_pb2.InvoiceKind.Name(one.kind)[13:].lower(),
         "issued_at": one.issued_at.ToJsonString(),
-        **invoices.scope_fields(one.scope),
+        **documents.scope_fields(one.scope),
         "currency": one.currency,
         "total": _total(one).split(" ")[0].replace(",", ""),
         "usage_nano_usd": one.usage_nano_usd,

@@ -24,7 +24,7 @@ from onegate.usage.v1 import price_pb2, price_service_pb2
 from onegate.usage.v1.price_pb2 import PriceSheet
 from runtime.money import NANO_PER_USD
 from runtime.patterns import matches
-from services.usage import litellm
+from services.usage.prices import litellm
 
 app = prices_app
 

@@ -25,6 +25,9 @@ ENVIRONMENT = {"os.environ", "os.getenv"}
 """What only ``runtime/config.py`` may read; the command hands the environment to it."""
 DANGEROUS = {"eval", "exec", "compile", "pickle.loads", "os.system", "os.popen"}
 
+STORES = ("store", "_schema", "_rows", "_sql")
+"""How a service's modules are named that speak SQL."""
+
 MAY_USE = {
     "runtime/clock.py": PORTS,
     "runtime/config.py": ENVIRONMENT,
@@ -94,6 +97,22 @@ def faults_of_calls(path: Path, tree: ast.Module) -> Iterator[str]:
                 yield "imports subprocess"
 
 
+def faults_of_stores(path: Path, tree: ast.Module) -> Iterator[str]:
+    """In a room of usage, a module that speaks SQL says so in its name."""
+    speaks = any(
+        name.split(".")[0] == "sqlalchemy"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+        )
+    )
+    if speaks and path.parts[0] == "services" and not path.stem.endswith(STORES):
+        yield "speaks SQL and is not named a store"
+
+
 def faults_of_form(tree: ast.Module) -> Iterator[str]:
     if not ast.get_docstring(tree) and tree.body:
         yield "has no module docstring"
@@ -111,6 +130,7 @@ def test_the_house_is_tidy(path: Path) -> None:
     faults = set(faults_of_size(path, tree))
     if path.relative_to(ROOT).parts[0] in PRODUCT:
         faults |= set(faults_of_calls(path, tree)) | set(faults_of_form(tree))
+        faults |= set(faults_of_stores(path.relative_to(ROOT), tree))
     if BAD_NAMES & set(re.split(r"[/._]", relative(path).removesuffix(".py"))):
         faults.add("has a name that says nothing")
     found = {f"{relative(path)}: {fault}" for fault in faults}

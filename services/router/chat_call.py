@@ -18,25 +18,25 @@ from onegate.usage.v1 import price_pb2
 from runtime.calls import ServerCall
 from runtime.clock import uuid7
 from runtime.errors import GatewayError
-from services.router import bounds
-from services.router.access import Chooser, Way, best_seat, open_to
-from services.router.admission import CallFacts, no_credential, refusal
-from services.router.answer_log import METADATA_KEY
-from services.router.catalog import Deployment
-from services.router.data_rules import CallData, call_data
+from services.router.credentials.access import Chooser, Way, best_seat, open_to
 from services.router.exchange import Line, Prepared, ProviderCall
-from services.router.explaining import Situation, explained
-from services.router.illness import ill
-from services.router.limits import Ticket
+from services.router.idempotency.answer_log import METADATA_KEY
+from services.router.idempotency.repeats import Asked
+from services.router.limits import bounds
+from services.router.limits.admission import CallFacts, no_credential, refusal
+from services.router.limits.waiting import Waiting
+from services.router.limits.windows import Ticket
+from services.router.models.catalog import Deployment
+from services.router.money.purse import Purse
+from services.router.money.settlement import Attempt, Caller, Terms
 from services.router.parts import Parts, Provider
-from services.router.planning import Excluded, Plan
 from services.router.providers.base import Exchange
-from services.router.purse import Purse
-from services.router.repeats import Asked
 from services.router.retries import Step, pause_s, step_after
-from services.router.routing import asked_of, look_of, plan_call
-from services.router.settlement import Attempt, Caller, Terms
-from services.router.waiting import Waiting
+from services.router.routing.call_plan import asked_of, look_of, plan_call
+from services.router.routing.data_rules import CallData, call_data
+from services.router.routing.explaining import Situation, explained
+from services.router.routing.illness import ill
+from services.router.routing.planning import Excluded, Plan
 
 _REFUSALS: Final = 300
 _UNAUTHORIZED: Final = 401

@@ -16,22 +16,22 @@ from runtime.calls import ServerCall
 from runtime.clock import uuid7
 from runtime.errors import GatewayError
 from runtime.failpoints import Failpoint
-from services.router.access import Way
-from services.router.limits import Ticket
-from services.router.parts import Parts, Provider
-from services.router.planning import Plan
-from services.router.providers.base import Exchange, Stream, UpstreamRequest
-from services.router.purse import Hold
-from services.router.retries import is_its_fault
-from services.router.settlement import (
+from services.router.credentials.access import Way
+from services.router.limits.windows import Ticket
+from services.router.money.purse import Hold
+from services.router.money.settlement import (
     PROGRESS_BYTES,
     PROGRESS_S,
     Attempt,
     NoProgress,
     Progress,
 )
-from services.router.upstream import UpstreamResponse
-from services.router.watchdog import Watch
+from services.router.parts import Parts, Provider
+from services.router.providers.base import Exchange, Stream, UpstreamRequest
+from services.router.retries import is_its_fault
+from services.router.routing.planning import Plan
+from services.router.upstream.client import UpstreamResponse
+from services.router.upstream.watchdog import Watch
 from services.router.wire_format import repeated
 
 HELD_EVENTS_MAX: Final = 256

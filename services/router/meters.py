@@ -4,7 +4,7 @@ from typing import Final
 
 from onegate.usage.v1 import usage_record_pb2
 from runtime.metrics import Count, Durations, Metrics
-from services.router.settlement import Attempt
+from services.router.money.settlement import Attempt
 
 _OUTCOMES: Final = {
     value: name.removeprefix("OUTCOME_").lower() for name, value in usage_record_pb2.Outcome.items()

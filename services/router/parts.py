@@ -10,20 +10,20 @@ from onegate.usage.v1 import price_pb2
 from runtime.clock import Clock, Entropy
 from runtime.config import RouterSettings
 from runtime.failpoints import OFF, Failpoints
-from services.router.access import Credential
-from services.router.catalog import Catalog
-from services.router.health import Health, RetryBudget
-from services.router.limits import Limits, Ticket
+from services.router.credentials.access import Credential
+from services.router.idempotency.repeats import Repeats
+from services.router.limits.waiting import Waiting
+from services.router.limits.windows import Limits, Ticket
 from services.router.meters import Meters
-from services.router.observed import Observed
+from services.router.models.catalog import Catalog
+from services.router.money.purse import Purses
 from services.router.providers.base import UpstreamRequest, Wire
-from services.router.purse import Purses
-from services.router.repeats import Repeats
-from services.router.routes import Routes
-from services.router.standings import Standings
-from services.router.upstream import Target, Upstream
-from services.router.waiting import Waiting
-from services.router.watchdog import Watchdog
+from services.router.routing.health import Health, RetryBudget
+from services.router.routing.observed import Observed
+from services.router.routing.routes import Routes
+from services.router.routing.standings import Standings
+from services.router.upstream.client import Target, Upstream
+from services.router.upstream.watchdog import Watchdog
 
 
 class Grants(Protocol):
@@ -39,7 +39,7 @@ class Grants(Protocol):
 
 
 class Prices(Protocol):
-    """What a model costs. ``services/router/pricebook.py``."""
+    """What a model costs. ``services/router/money/pricebook.py``."""
 
     @property
     def ready(self) -> bool:
@@ -60,7 +60,7 @@ class Prices(Protocol):
 
 
 class Journal(Protocol):
-    """What must survive this process. ``services/router/journal.py``."""
+    """What must survive this process. ``services/router/money/journal.py``."""
 
     def dispatched(self, attempt_id: str, record: bytes) -> None:
         """An attempt is about to be sent. Raises JOURNAL_FULL."""
@@ -74,7 +74,7 @@ class Journal(Protocol):
 
 
 class Shipper(Protocol):
-    """Where final records go. ``services/router/shipper.py``."""
+    """Where final records go. ``services/router/money/shipper.py``."""
 
     def post(self, attempt_id: str, record: bytes) -> None:
         """Writes the final to the journal and sends it on later."""
@@ -82,7 +82,7 @@ class Shipper(Protocol):
 
 
 class SharedLimits(Protocol):
-    """Limits that several routers count together. ``services/router/shared_limits.py``."""
+    """Limits that several routers count together. ``services/router/limits/shared_limits.py``."""
 
     async def admit(
         self, grant: grant_pb2.Grant, model: str, tokens: Callable[[], int], now_s: float
@@ -92,7 +92,7 @@ class SharedLimits(Protocol):
 
 
 class SharedCooldowns(Protocol):
-    """What providers asked any router. ``services/router/cooldowns.py``."""
+    """What providers asked any router. ``services/router/limits/cooldowns.py``."""
 
     async def tell(self, deployment: str, wait_s: float) -> None:
         """Tells all routers."""

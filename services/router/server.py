@@ -28,42 +28,42 @@ from runtime.rpc import RpcServer, channel
 from runtime.sealing import Keyring
 from runtime.secrets import SecretError, read_secret
 from services.router import demo
-from services.router.budget_watch import BudgetWatch
-from services.router.catalog import Catalog
-from services.router.configured import with_demo
-from services.router.discovery import Discovery
-from services.router.epochs import Epoch
+from services.router.credentials.configured import with_demo
+from services.router.credentials.provider_check import ProviderCheckService
+from services.router.credentials.provider_watch import ProviderWatch
+from services.router.credentials.roster import Making, Roster
 from services.router.execution import ChatExecution
-from services.router.explain_service import ExplainService
-from services.router.health import Health, RetryBudget
-from services.router.holds import Holds
-from services.router.journal import Journal
-from services.router.limits import Limits
+from services.router.idempotency.repeats import Repeats
+from services.router.limits.waiting import Waiting
+from services.router.limits.windows import Limits
 from services.router.meters import Meters
-from services.router.model_service import ModelService
-from services.router.observed import Observed
+from services.router.models.catalog import Catalog
+from services.router.models.discovery import Discovery
+from services.router.models.model_service import ModelService
+from services.router.money.budget_watch import BudgetWatch
+from services.router.money.epochs import Epoch
+from services.router.money.holds import Holds
+from services.router.money.journal import Journal
+from services.router.money.pricebook import PriceBook
+from services.router.money.purse import Purses
+from services.router.money.shipper import Shipper
 from services.router.parts import Parts, Shared
-from services.router.policies import SetPolicies
-from services.router.pricebook import PriceBook
-from services.router.provider_check import ProviderCheckService
-from services.router.provider_watch import ProviderWatch
 from services.router.providers import PROVIDERS
-from services.router.purse import Purses
-from services.router.repeats import Repeats
-from services.router.roster import Making, Roster
-from services.router.routes import Routes
-from services.router.shipper import Shipper
-from services.router.standings import Standings
-from services.router.upstream import Upstream
-from services.router.waiting import Waiting
-from services.router.watchdog import Watchdog
+from services.router.routing.explain_service import ExplainService
+from services.router.routing.health import Health, RetryBudget
+from services.router.routing.observed import Observed
+from services.router.routing.policies import SetPolicies
+from services.router.routing.routes import Routes
+from services.router.routing.standings import Standings
+from services.router.upstream.client import Upstream
+from services.router.upstream.watchdog import Watchdog
 
 CHAT_METHOD: Final = "/onegate.router.v1.ChatService/Chat"
 """The method of a chat call, over the relay and as a plain RPC."""
 READY_CHECK_S: Final = 0.02
 """How often a starting router looks whether it has heard from its peers."""
 
-_SHARING: Final = "services.router.sharing"
+_SHARING: Final = "services.router.limits.sharing"
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
 
 
 class Share(Protocol):
-    """Starts what is shared. ``services/router/sharing.py``."""
+    """Starts what is shared. ``services/router/limits/sharing.py``."""
 
     async def __call__(
         self, settings: Settings, stack: AsyncExitStack, metrics: Metrics, health: Health

@@ -33,33 +33,36 @@ from runtime.readiness import follow_store, when_available
 from runtime.rpc import RpcServer, require_operator
 from runtime.secrets import FileSecrets, Secret
 from runtime.sql import Database, open_configured
-from services.usage import idempotency_store, ledger_schema, reports, seed
-from services.usage.alert_sender import AlertSender, ways_of
-from services.usage.alert_service import AlertService
-from services.usage.alert_store import AlertStore
-from services.usage.board import Board
-from services.usage.budget_board import BudgetBoard
-from services.usage.budget_service import BudgetIds, BudgetService, LedgerService
-from services.usage.budget_store import BudgetStore
-from services.usage.charging import Charger
-from services.usage.facts import shipped_facts
-from services.usage.hold_service import HoldService
-from services.usage.hold_store import HoldStore
-from services.usage.holder_store import HolderStore
-from services.usage.idempotency_service import SPARE_US, IdempotencyService
-from services.usage.idempotency_store import IdempotencyStore
+from services.usage.alerts.alert_sender import AlertSender, ways_of
+from services.usage.alerts.alert_service import AlertService
+from services.usage.alerts.alert_store import AlertStore
+from services.usage.idempotency import idempotency_store
+from services.usage.idempotency.idempotency_service import SPARE_US, IdempotencyService
+from services.usage.idempotency.idempotency_store import IdempotencyStore
 from services.usage.intake import Intake
-from services.usage.invoice_service import InvoiceService
-from services.usage.invoice_store import InvoiceStore
-from services.usage.ledger_check import LedgerCheck
-from services.usage.ledger_keeper import LedgerKeeper
-from services.usage.ledger_store import LedgerStore, shared_clock
-from services.usage.price_service import OperatorPrices, PriceService
-from services.usage.price_store import SqlPriceStore
-from services.usage.report_service import ReportService, columns_of, question_of
-from services.usage.report_store import ReportStore
-from services.usage.rollup_keeper import RollupKeeper
-from services.usage.rollups import Rollups
+from services.usage.invoices.invoice_service import InvoiceService
+from services.usage.invoices.invoice_store import InvoiceStore
+from services.usage.ledger import ledger_schema
+from services.usage.ledger.budget_board import BudgetBoard
+from services.usage.ledger.budget_service import BudgetIds, BudgetService, LedgerService
+from services.usage.ledger.budget_store import BudgetStore
+from services.usage.ledger.charge_store import Charger
+from services.usage.ledger.check_store import LedgerCheck
+from services.usage.ledger.hold_service import HoldService
+from services.usage.ledger.hold_store import HoldStore
+from services.usage.ledger.holder_store import HolderStore
+from services.usage.ledger.ledger_keeper import LedgerKeeper
+from services.usage.ledger.ledger_store import LedgerStore, shared_clock
+from services.usage.prices import seed
+from services.usage.prices.board import Board
+from services.usage.prices.facts import shipped_facts
+from services.usage.prices.price_service import OperatorPrices, PriceService
+from services.usage.prices.price_store import SqlPriceStore
+from services.usage.reports import queries
+from services.usage.reports.report_service import ReportService, columns_of, question_of
+from services.usage.reports.report_store import ReportStore
+from services.usage.reports.rollup_keeper import RollupKeeper
+from services.usage.reports.rollup_store import Rollups
 from services.usage.store import SqlStore, Store, Verdict
 
 RECORDS_MAX: Final = 1_000
@@ -119,18 +122,18 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
     ) -> usage_service_pb2.ListUsageResponse:
         """A page of records, newest first."""
         require_operator(context, self._operator_token.reveal())
-        selection = reports.selection_of(request.filter)
-        count = reports.page_size_of(request.page_size)
-        after = reports.cursor_of(request.page_token, selection)
+        selection = queries.selection_of(request.filter)
+        count = queries.page_size_of(request.page_size)
+        after = queries.cursor_of(request.page_token, selection)
         # One more than the page holds says whether there is another.
         found = await self._store.list_records(selection, after=after, count_max=count + 1)
         page = found[:count]
         token = ""
         if len(found) > count:
-            last = reports.Cursor(
+            last = queries.Cursor(
                 started_at_us=page[-1].started_at.ToMicroseconds(), attempt_id=page[-1].attempt_id
             )
-            token = reports.cursor_token(last, selection)
+            token = queries.cursor_token(last, selection)
         return usage_service_pb2.ListUsageResponse(records=page, next_page_token=token)
 
     async def SummarizeUsage(
@@ -139,10 +142,10 @@ class UsageService(usage_service_pb2_grpc.UsageServiceServicer):
         """Sums by group, dearest first."""
         require_operator(context, self._operator_token.reveal())
         groups = columns_of(request.group_by, request.tag)
-        question = question_of(reports.selection_of(request.filter), groups, request.tag)
-        found = await self._reports.totals(question, rows_max=reports.ROWS_MAX, dearest_first=True)
+        question = question_of(queries.selection_of(request.filter), groups, request.tag)
+        found = await self._reports.totals(question, rows_max=queries.ROWS_MAX, dearest_first=True)
         return usage_service_pb2.SummarizeUsageResponse(
-            rows=[reports.summary(total.group, total.sums) for total in found]
+            rows=[queries.summary(total.group, total.sums) for total in found]
         )
 
 

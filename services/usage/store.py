@@ -43,10 +43,10 @@ from sqlalchemy.types import TypeEngine
 from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from runtime.failpoints import OFF, Failpoint, Failpoints
 from runtime.sql import Database, Migration, NanoUsd, RowNumber
-from services.usage import rollup_schema
 from services.usage.driver_sql import insertion, run, run_all
-from services.usage.reports import Cursor, Selection
-from services.usage.rollup_schema import COUNTS
+from services.usage.reports import rollup_schema
+from services.usage.reports.queries import Cursor, Selection
+from services.usage.reports.rollup_schema import COUNTS
 
 _LOG = logging.getLogger(__name__)
 

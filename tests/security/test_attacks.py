@@ -23,8 +23,8 @@ from onegate.common.v1 import error_pb2
 from runtime import apikeys
 from runtime.clock import SystemClock, SystemEntropy
 from runtime.errors import GatewayError
-from services.router.egress import is_forbidden, origin_of
-from services.router.upstream import Upstream
+from services.router.upstream.client import Upstream
+from services.router.upstream.egress import is_forbidden, origin_of
 from tests.edge.stage import KEY, staged
 from tests.fake_provider import FakeProvider, running_in_thread
 from tests.gateway import Gateway, free_port, running_gateway

@@ -21,7 +21,7 @@ from services.auth.policy import (
     narrow,
     to_json,
 )
-from services.router.admission import CallFacts, listing_refusal, refusal
+from services.router.limits.admission import CallFacts, listing_refusal, refusal
 
 PATTERN = st.text("ab*", min_size=1, max_size=6)
 LISTS = st.lists(PATTERN, max_size=3).map(tuple)

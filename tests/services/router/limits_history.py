@@ -25,10 +25,10 @@ from onegate.auth.v1 import grant_pb2
 from runtime.clock import SystemClock, SystemEntropy
 from runtime.errors import GatewayError
 from runtime.secrets import Secret
-from services.router import limit_scripts
-from services.router.membership import Member
-from services.router.shared_limits import SharedLimits, SharedTicket
-from services.router.valkey_link import Link
+from services.router.limits import limit_scripts
+from services.router.limits.membership import Member
+from services.router.limits.shared_limits import SharedLimits, SharedTicket
+from services.router.limits.valkey_link import Link
 from tests.services.router.valkey_server import ValkeyServer
 
 ROUTERS = 4

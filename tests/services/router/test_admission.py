@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import error_pb2
-from services.router.admission import POLICIES, CallFacts, listing_refusal, refusal
+from services.router.limits.admission import POLICIES, CallFacts, listing_refusal, refusal
 
 NOW = 1_800_000_000.0
 PROJECT = grant_pb2.KEY_KIND_PROJECT

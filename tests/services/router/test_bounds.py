@@ -9,8 +9,8 @@ from onegate.common.v1.token_usage_pb2 import TokenUsage
 from onegate.router.v1 import chat_pb2
 from onegate.usage.v1 import price_pb2
 from runtime.money import cost_nano_usd
-from services.router import bounds
-from services.router.bounds import (
+from services.router.limits import bounds
+from services.router.limits.bounds import (
     cost_bound,
     exceeds,
     input_tokens_bound,

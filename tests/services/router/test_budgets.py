@@ -4,7 +4,7 @@ import pytest
 
 from onegate.usage.v1 import budget_pb2 as pb
 from onegate.usage.v1.hold_service_pb2 import Payer
-from services.router.budgets import ESTIMATE, NO_HOLD, STRICT, Budgets
+from services.router.money.budgets import ESTIMATE, NO_HOLD, STRICT, Budgets
 
 PAYER = Payer(
     organization_id="org",

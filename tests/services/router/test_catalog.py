@@ -7,8 +7,8 @@ import pytest
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import price_pb2, price_service_pb2
 from runtime.errors import GatewayError
-from services.router import catalog as module
-from services.router.catalog import Catalog, ConfiguredProvider
+from services.router.models import catalog as module
+from services.router.models.catalog import Catalog, ConfiguredProvider
 from services.router.providers.base import ListedModel
 
 

@@ -10,7 +10,7 @@ from onegate.auth.v1 import data_policy_pb2, grant_pb2
 from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
-from services.router.data_rules import (
+from services.router.routing.data_rules import (
     EU_MEMBERS,
     FREE,
     UNKNOWN,

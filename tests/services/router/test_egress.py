@@ -4,7 +4,7 @@ import pytest
 
 from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError
-from services.router.egress import Origin, check_headers, check_path, origin_of
+from services.router.upstream.egress import Origin, check_headers, check_path, origin_of
 
 
 @pytest.mark.parametrize(

@@ -21,18 +21,18 @@ from runtime.route_settings import (
     RouteSettings,
     RouteTarget,
 )
-from services.router import bounds
-from services.router.admission import POLICIES, CallFacts, refusal
-from services.router.catalog import Catalog, ConfiguredProvider, Deployment
-from services.router.data_rules import DataHandling, call_data
-from services.router.explaining import Situation, explained
-from services.router.health import Health
-from services.router.illness import ILLNESSES, ill
-from services.router.observed import STREAK_MAX, Observed
-from services.router.planning import BREAKER, FALLBACKS, Plan
-from services.router.policies import SetPolicies
-from services.router.routes import Routes
-from services.router.routing import asked_of, look_of, plan_call
+from services.router.limits import bounds
+from services.router.limits.admission import POLICIES, CallFacts, refusal
+from services.router.models.catalog import Catalog, ConfiguredProvider, Deployment
+from services.router.routing.call_plan import asked_of, look_of, plan_call
+from services.router.routing.data_rules import DataHandling, call_data
+from services.router.routing.explaining import Situation, explained
+from services.router.routing.health import Health
+from services.router.routing.illness import ILLNESSES, ill
+from services.router.routing.observed import STREAK_MAX, Observed
+from services.router.routing.planning import BREAKER, FALLBACKS, Plan
+from services.router.routing.policies import SetPolicies
+from services.router.routing.routes import Routes
 from tests.fake_provider import FakeProvider, Reply
 from tests.services.router.rig import (
     PRICED,

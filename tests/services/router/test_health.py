@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router import health as module
-from services.router.health import Health, RetryBudget
+from services.router.routing import health as module
+from services.router.routing.health import Health, RetryBudget
 
 
 @given(

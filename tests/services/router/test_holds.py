@@ -22,11 +22,11 @@ from runtime.clock import SystemClock, SystemEntropy, uuid7
 from runtime.config import RpcSettings, Settings, UsageSettings
 from runtime.errors import GatewayError
 from runtime.rpc import OPERATOR_KEY, channel, unary
-from services.router.budget_watch import BudgetWatch
-from services.router.budgets import NO_HOLD, STRICT
-from services.router.epochs import Epoch
-from services.router.holds import Holds, Reserved, Wish
-from services.router.slices import BUSY_HOLDS
+from services.router.money.budget_watch import BudgetWatch
+from services.router.money.budgets import NO_HOLD, STRICT
+from services.router.money.epochs import Epoch
+from services.router.money.holds import Holds, Reserved, Wish
+from services.router.money.slices import BUSY_HOLDS
 from services.usage import server
 from tests.services.usage.records import until
 

@@ -16,9 +16,9 @@ from onegate.common.v1.token_usage_pb2 import TokenUsage
 from onegate.usage.v1 import usage_record_pb2
 from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from runtime.errors import GatewayError
-from services.router.journal import FINAL_ROOM_BYTES, Entry, Journal
-from services.router.journal_files import JournalUnusableError, Position
-from services.router.segments import Kind, frame, frames
+from services.router.money.journal import FINAL_ROOM_BYTES, Entry, Journal
+from services.router.money.journal_files import JournalUnusableError, Position
+from services.router.money.segments import Kind, frame, frames
 
 MIB = 1024 * 1024
 START = Position(0, 0)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError
-from services.router import limits
-from services.router.limits import SLOTS, Limits, SlidingWindow
+from services.router.limits import windows
+from services.router.limits.windows import SLOTS, Limits, SlidingWindow
 
 REQUESTS = grant_pb2.RATE_METER_REQUESTS
 TOKENS = grant_pb2.RATE_METER_TOKENS
@@ -258,7 +258,7 @@ def test_a_limit_of_nothing_admits_nothing() -> None:
 def test_counters_at_rest_are_forgotten_when_there_are_too_many(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(limits, "COUNTERS_MAX", 10)
+    monkeypatch.setattr(windows, "COUNTERS_MAX", 10)
     counted = Limits()
     both = (rate(REQUESTS, 5), rate(CONCURRENCY, 5))
     busy = counted.admit(grant(*both, key_id="busy"), MODEL, lambda: 1, 0.0)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.router import observed as module
-from services.router.observed import Observed, Seen, duration_s
+from services.router.routing import observed as module
+from services.router.routing.observed import Observed, Seen, duration_s
 
 
 def after(*ends: bool, gap_s: float = 0.125) -> tuple[Seen, float]:

@@ -5,8 +5,8 @@ import pytest
 from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
-from services.router.catalog import Deployment
-from services.router.planning import BREAKER, Plan, make_plan, with_rescue, without_broken
+from services.router.models.catalog import Deployment
+from services.router.routing.planning import BREAKER, Plan, make_plan, with_rescue, without_broken
 
 RATE = error_pb2.ERROR_REASON_UPSTREAM_RATE_LIMITED
 AUTH = error_pb2.ERROR_REASON_UPSTREAM_AUTH

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onegate.auth.v1 import data_policy_pb2, grant_pb2
-from services.router.admission import POLICIES, CallFacts
-from services.router.data_rules import FREE, CallData, DataHandling
-from services.router.health import Health
-from services.router.illness import ILLNESSES
+from services.router.limits.admission import POLICIES, CallFacts
+from services.router.routing.data_rules import FREE, CallData, DataHandling
+from services.router.routing.health import Health
+from services.router.routing.illness import ILLNESSES
 from tests.services.router.test_planning import resolve
 
 NOW = 1_800_000_000

@@ -9,10 +9,10 @@ import pytest
 from onegate.common.v1 import content_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.route_settings import PolicyModel, PolicyRule, PolicySettings
-from services.router.features import Features, holds
-from services.router.observed import Observed
-from services.router.policies import SetPolicies, chosen
-from services.router.routes import Asked, Look, Routes
+from services.router.routing.features import Features, holds
+from services.router.routing.observed import Observed
+from services.router.routing.policies import SetPolicies, chosen
+from services.router.routing.routes import Asked, Look, Routes
 
 NOW_S = 1000.0
 RATES = {"a/big": 10.0, "b/mid": 4.0, "c/small": 1.0}

@@ -11,9 +11,9 @@ from onegate.router.v1 import chat_pb2
 from onegate.usage.v1 import budget_pb2, price_pb2
 from runtime.clock import SystemClock, SystemEntropy
 from runtime.errors import GatewayError
-from services.router.catalog import Deployment
-from services.router.purse import Hold, Purses
-from services.router.settlement import Terms
+from services.router.models.catalog import Deployment
+from services.router.money.purse import Hold, Purses
+from services.router.money.settlement import Terms
 from tests.services.router.test_holds import Router, Usage, running, until_held
 from tests.services.usage.records import until
 

@@ -15,9 +15,14 @@ from runtime.clock import SystemClock
 from runtime.metrics import Metrics
 from runtime.sql import Database, open_database, unix_micros
 from services.router import server
-from services.router.answer_seal import AnswerSeal
-from services.usage.idempotency_service import IdempotencyService
-from services.usage.idempotency_store import CHUNKS, CLAIMS, MIGRATIONS, IdempotencyStore
+from services.router.idempotency.answer_seal import AnswerSeal
+from services.usage.idempotency.idempotency_service import IdempotencyService
+from services.usage.idempotency.idempotency_store import (
+    CHUNKS,
+    CLAIMS,
+    MIGRATIONS,
+    IdempotencyStore,
+)
 from tests.fake_provider import FakeProvider, Outcome, Reply
 from tests.services.router.rig import (
     PRICED,

@@ -9,8 +9,8 @@ import pytest
 from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.route_settings import RouteSettings, RouteTarget
-from services.router.observed import Observed
-from services.router.routes import NAMES_MAX, Asked, Look, Routes
+from services.router.routing.observed import Observed
+from services.router.routing.routes import NAMES_MAX, Asked, Look, Routes
 
 NOW_S = 1000.0
 CONTEXT = error_pb2.ERROR_REASON_CONTEXT_LENGTH_EXCEEDED

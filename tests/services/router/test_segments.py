@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.router.segments import MAGIC, DamageError, Frame, Kind, frame, frames, next_record
+from services.router.money.segments import (
+    MAGIC,
+    DamageError,
+    Frame,
+    Kind,
+    frame,
+    frames,
+    next_record,
+)
 
 records = st.lists(st.tuples(st.sampled_from(Kind), st.binary(max_size=60)), max_size=6)
 

@@ -10,8 +10,8 @@ from onegate.common.v1.token_usage_pb2 import TokenUsage
 from onegate.router.v1 import chat_pb2
 from onegate.usage.v1 import price_pb2, usage_record_pb2
 from runtime.errors import GatewayError
-from services.router.catalog import Deployment
-from services.router.settlement import Attempt, Caller, NoProgress, Terms
+from services.router.models.catalog import Deployment
+from services.router.money.settlement import Attempt, Caller, NoProgress, Terms
 
 SHEET = price_pb2.PriceSheet(
     version="v7",

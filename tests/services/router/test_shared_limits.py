@@ -15,10 +15,10 @@ from onegate.common.v1 import error_pb2
 from runtime.clock import SystemClock, SystemEntropy
 from runtime.errors import GatewayError
 from runtime.settings import LimitsSettings
-from services.router import shared_limits
-from services.router.membership import Member
-from services.router.shared_limits import SharedLimits, SharedTicket
-from services.router.solo import Claim, Solo
+from services.router.limits import shared_limits
+from services.router.limits.membership import Member
+from services.router.limits.shared_limits import SharedLimits, SharedTicket
+from services.router.limits.solo import Claim, Solo
 from tests.fake_provider import FakeProvider
 from tests.services.router import limits_history
 from tests.services.router.limits_history import connected, excess

@@ -18,13 +18,13 @@ from runtime.metrics import Metrics
 from runtime.rpc import RpcServer, channel
 from runtime.secrets import Secret
 from runtime.sql import open_database
-from services.router import shipper as module
-from services.router.journal import Journal
-from services.router.journal_files import Position
-from services.router.shipper import Shipper
+from services.router.money import shipper as module
+from services.router.money.journal import Journal
+from services.router.money.journal_files import Position
+from services.router.money.shipper import Shipper
 from services.usage.intake import Intake
-from services.usage.report_store import ReportStore
-from services.usage.reports import Selection
+from services.usage.reports.queries import Selection
+from services.usage.reports.report_store import ReportStore
 from services.usage.server import UsageService
 from services.usage.store import SqlStore
 from tests.services.usage.records import NOON, SteppedClock, attempt_id, record, summed, until
@@ -256,7 +256,7 @@ async def test_a_final_that_the_journal_lost_is_sent_from_memory(
         shipper.post(*sealed(record(1)))
         with monkeypatch.context() as patch:
             # Below the journal: no segment can be written and none can be begun.
-            patch.setattr("services.router.journal_files._write", _no_space)
+            patch.setattr("services.router.money.journal_files._write", _no_space)
             shipper.post(*sealed(record(2)))
         shipper.post(*sealed(record(3)))
         await usage.holds(3)

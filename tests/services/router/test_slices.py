@@ -1,6 +1,6 @@
 """Slices: money held in advance, from which calls are admitted without asking."""
 
-from services.router.slices import (
+from services.router.money.slices import (
     BUSY_HOLDS,
     CALLS,
     IDLE_S,

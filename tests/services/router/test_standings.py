@@ -10,12 +10,12 @@ from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2
 from onegate.usage.v1 import price_pb2, price_service_pb2
 from runtime.errors import GatewayError
-from services.router.catalog import Catalog, ConfiguredProvider
-from services.router.health import Health
-from services.router.planning import Excluded, Plan
+from services.router.models.catalog import Catalog, ConfiguredProvider
+from services.router.money.settlement import Terms
 from services.router.providers.base import ListedModel
-from services.router.settlement import Terms
-from services.router.standings import STANDINGS_MAX, Standings
+from services.router.routing.health import Health
+from services.router.routing.planning import Excluded, Plan
+from services.router.routing.standings import STANDINGS_MAX, Standings
 
 NOW_S = 1_800_000_000.0
 MODEL = "openai/m"

@@ -18,10 +18,10 @@ from cryptography.x509.oid import NameOID
 from onegate.common.v1 import error_pb2
 from runtime.clock import SystemClock
 from runtime.errors import GatewayError
-from services.router import upstream as client
-from services.router.egress import origin_of
 from services.router.providers.base import UpstreamRequest
-from services.router.upstream import Target, Upstream, target_of
+from services.router.upstream import client
+from services.router.upstream.client import Target, Upstream, target_of
+from services.router.upstream.egress import origin_of
 from tests.fake_provider import FakeProvider, Fault, Outcome, Reply
 from tests.services.router.sockets import listening, silent
 

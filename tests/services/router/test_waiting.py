@@ -11,8 +11,8 @@ from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import error_pb2
 from runtime.clock import SystemClock
 from runtime.errors import GatewayError, reason_name
-from services.router.limits import Ticket
-from services.router.waiting import Waiting
+from services.router.limits.waiting import Waiting
+from services.router.limits.windows import Ticket
 from tests.fake_provider import FakeProvider
 from tests.services.router.rig import PRICED, hello, provider, running, settings_in
 

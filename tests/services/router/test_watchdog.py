@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from runtime.clock import SystemClock
-from services.router import watchdog as module
-from services.router.watchdog import Watchdog
+from services.router.upstream import watchdog as module
+from services.router.upstream.watchdog import Watchdog
 
 pytestmark = pytest.mark.anyio
 

@@ -13,15 +13,15 @@ from onegate.usage.v1.usage_record_pb2 import Attribution, Reservation, UsageRec
 from runtime.clock import SystemEntropy
 from runtime.errors import GatewayError
 from runtime.sql import Database, open_database, unix_micros
-from services.usage import ledger_schema
-from services.usage.budget_service import BudgetIds
-from services.usage.budget_store import BudgetStore
-from services.usage.budgets import checked
-from services.usage.charging import Charger
-from services.usage.hold_store import HoldStore
-from services.usage.holder_store import HolderStore
-from services.usage.ledger_check import LedgerCheck
-from services.usage.ledger_store import LedgerStore
+from services.usage.ledger import ledger_schema
+from services.usage.ledger.budget_service import BudgetIds
+from services.usage.ledger.budget_store import BudgetStore
+from services.usage.ledger.budgets import checked
+from services.usage.ledger.charge_store import Charger
+from services.usage.ledger.check_store import LedgerCheck
+from services.usage.ledger.hold_store import HoldStore
+from services.usage.ledger.holder_store import HolderStore
+from services.usage.ledger.ledger_store import LedgerStore
 from services.usage.store import SqlStore, Verdict
 from tests.services.usage.records import SteppedClock, attempt_id
 

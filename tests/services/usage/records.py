@@ -16,12 +16,12 @@ from runtime.clock import Clock
 from runtime.rpc import OPERATOR_KEY
 from runtime.secrets import Secret
 from runtime.sql import open_database
-from services.usage.board import Board
-from services.usage.price_service import OperatorPrices
-from services.usage.price_store import SqlPriceStore
-from services.usage.report_service import columns_of, question_of
-from services.usage.report_store import ReportStore
-from services.usage.reports import Selection
+from services.usage.prices.board import Board
+from services.usage.prices.price_service import OperatorPrices
+from services.usage.prices.price_store import SqlPriceStore
+from services.usage.reports.queries import Selection
+from services.usage.reports.report_service import columns_of, question_of
+from services.usage.reports.report_store import ReportStore
 from services.usage.store import SqlStore
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -25,9 +25,9 @@ from onegate.usage.v1.budget_pb2 import BudgetAlert
 from runtime.clock import SystemEntropy
 from runtime.config import AlertSettings
 from runtime.secrets import FileSecrets, Secret
-from services.usage import alerts
-from services.usage.alert_sender import AlertSender, Mail, Ways, Webhook, ways_of
-from services.usage.alert_store import CLAIM_US, WEBHOOK, AlertStore
+from services.usage.alerts import messages
+from services.usage.alerts.alert_sender import AlertSender, Mail, Ways, Webhook, ways_of
+from services.usage.alerts.alert_store import CLAIM_US, WEBHOOK, AlertStore
 from tests.services.usage.books import ALERT, Books, books_on
 
 KEY = b"k" * 24
@@ -113,8 +113,8 @@ def sender(store: AlertStore, books: Books, webhook: Any = None, mail: Any = Non
 
 def test_a_signature_is_the_one_of_the_specification() -> None:
     # The example of the Standard Webhooks specification's libraries.
-    key = alerts.secret_of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
-    found = alerts.signature(
+    key = messages.secret_of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    found = messages.signature(
         key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b'{"test": 2432232314}'
     )
     assert found == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
@@ -123,7 +123,7 @@ def test_a_signature_is_the_one_of_the_specification() -> None:
 @pytest.mark.parametrize("text", ["", "whsec_", "short", "whsec_!!", "whsec_YWJj"])
 def test_a_secret_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="secret"):
-        alerts.secret_of(text)
+        messages.secret_of(text)
 
 
 @pytest.mark.parametrize(
@@ -148,15 +148,15 @@ def test_a_secret_that_is_none_is_refused(text: str) -> None:
 def test_private_addresses_need_the_operator_s_word(
     address: str, private: bool, fine: bool
 ) -> None:
-    assert (alerts.fault_of_address(address, private_allowed=private) == "") is fine
+    assert (messages.fault_of_address(address, private_allowed=private) == "") is fine
 
 
 def test_attempts_wait_longer_each_time_up_to_a_bound() -> None:
-    waits = [alerts.backoff_s(attempt, 1.0) for attempt in range(1, alerts.ATTEMPTS_MAX)]
+    waits = [messages.backoff_s(attempt, 1.0) for attempt in range(1, messages.ATTEMPTS_MAX)]
     assert waits[:3] == [5, 20, 80]
     assert waits == sorted(waits)
     assert waits[-1] == 4 * 3600
-    assert alerts.backoff_s(1, 0.0) == 4
+    assert messages.backoff_s(1, 0.0) == 4
 
 
 @pytest.mark.anyio
@@ -222,11 +222,11 @@ async def test_a_refused_message_is_sent_again_and_at_last_given_up(tmp_path: Pa
         assert len({headers["webhook-id"] for headers, _ in web.got}) == 1
         web.answers = ["500 Oh"] * 99
         await store.put_trial("two", [WEBHOOK])
-        for _ in range(alerts.ATTEMPTS_MAX + 1):
+        for _ in range(messages.ATTEMPTS_MAX + 1):
             await one.round()
             books.clock.passed_s += 5 * 3600
         (dead,) = await store.latest(pb.ALERT_STATE_DEAD, 10)
-        assert dead.attempts == alerts.ATTEMPTS_MAX
+        assert dead.attempts == messages.ATTEMPTS_MAX
 
 
 @pytest.mark.anyio

@@ -19,11 +19,11 @@ from runtime.errors import GatewayError
 from runtime.metrics import Metrics
 from runtime.passes import SPENDING, Gate
 from runtime.rpc import RpcServer, channel, unary
-from services.usage.budget_board import BudgetBoard
-from services.usage.budget_service import BudgetService
-from services.usage.budgets import checked, span_of
-from services.usage.hold_service import HoldService
-from services.usage.ledger_schema import CROSSINGS
+from services.usage.ledger.budget_board import BudgetBoard
+from services.usage.ledger.budget_service import BudgetService
+from services.usage.ledger.budgets import checked, span_of
+from services.usage.ledger.hold_service import HoldService
+from services.usage.ledger.ledger_schema import CROSSINGS
 from tests.services.usage.books import ALERT, KEY, MONTH, PAYER, Books, books_on
 from tests.services.usage.records import OPERATOR, TOKEN, attempt_id, until
 

@@ -7,9 +7,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from onegate.usage.v1.price_service_pb2 import ModelFacts
-from services.usage import facts as module
-from services.usage import seed
-from services.usage.facts import FactBook, merged, shipped_facts
+from services.usage.prices import facts as module
+from services.usage.prices import seed
+from services.usage.prices.facts import FactBook, merged, shipped_facts
 
 BOOK = shipped_facts()
 CATALOGUE = seed.catalogue()

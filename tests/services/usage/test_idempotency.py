@@ -10,7 +10,7 @@ import pytest
 from onegate.usage.v1 import idempotency_service_pb2 as pb
 from runtime.errors import GatewayError, reason_name
 from runtime.sql import open_database, unix_micros
-from services.usage.idempotency_store import MIGRATIONS, IdempotencyStore
+from services.usage.idempotency.idempotency_store import MIGRATIONS, IdempotencyStore
 from tests.services.usage.records import SteppedClock, attempt_id
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from runtime.errors import GatewayError
 from runtime.sql import open_database
 from services.usage.intake import TRANSACTION_RECORDS_MAX, WAITING_MAX, Intake
-from services.usage.reports import Selection
+from services.usage.reports.queries import Selection
 from services.usage.store import SqlStore, Verdict
 from tests.services.usage.records import NOON, SteppedClock, record, summed
 

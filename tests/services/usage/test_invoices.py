@@ -24,9 +24,9 @@ from onegate.usage.v1.invoice_pb2 import (
     InvoiceTerms,
 )
 from runtime.errors import GatewayError
-from services.usage import invoice_html, invoice_page, invoice_pdf, invoices
-from services.usage.invoice_store import InvoiceStore
-from services.usage.invoices import Late, Line, Used, checked, totals
+from services.usage.invoices import documents, invoice_html, invoice_page, invoice_pdf
+from services.usage.invoices.documents import Late, Line, Used, checked, totals
+from services.usage.invoices.invoice_store import InvoiceStore
 from tests.services.usage.books import Books, books_on
 
 MONTHS = [datetime(2026, month, 1, tzinfo=UTC) for month in range(5, 12)]
@@ -76,12 +76,12 @@ def test_a_total_is_the_ledger_s_sum_rounded_once(
     rate = "1" if currency == "USD" else rate
     terms = terms_of(margin_percent=margin, tax_percent=tax, currency=currency, exchange_rate=rate)
     used = Used(lines=[line(amount) for amount in amounts])
-    made = invoices.document(terms, used, number="INV-1", issued_at=MONTHS[1])
+    made = documents.document(terms, used, number="INV-1", issued_at=MONTHS[1])
     sums = made["totals"]
     exact = Fraction(sum(amounts), 10**9) * (1 + Fraction(margin) / 100)
     exact *= Fraction(rate) * (1 + Fraction(tax) / 100)
     total = Fraction(sums["total"])
-    coin = Fraction(1, 10 ** invoices.places_of(currency))
+    coin = Fraction(1, 10 ** documents.places_of(currency))
     assert sum(one["amount_nano_usd"] for one in made["lines"]) == sum(amounts)
     assert sums["usage_nano_usd"] == sum(amounts)
     assert total % coin == 0
@@ -157,14 +157,14 @@ def test_terms_need_an_organisation_a_period_and_names() -> None:
 
 def test_a_total_beyond_all_reason_is_refused() -> None:
     with pytest.raises(GatewayError, match="absurd"):
-        invoices.minor_of(Decimal(10) ** 20, "USD")
+        documents.minor_of(Decimal(10) ** 20, "USD")
 
 
 def test_a_document_that_was_changed_is_not_shown() -> None:
-    raw, sha256 = invoices.frozen({"total": "1.00"})
-    assert invoices.thawed(raw, sha256) == {"total": "1.00"}
+    raw, sha256 = documents.frozen({"total": "1.00"})
+    assert documents.thawed(raw, sha256) == {"total": "1.00"}
     with pytest.raises(GatewayError, match="hash differs"):
-        invoices.thawed(raw.replace(b"1", b"2"), sha256)
+        documents.thawed(raw.replace(b"1", b"2"), sha256)
 
 
 def sample(count: int, **fields: Any) -> invoice_page.Page:
@@ -172,7 +172,7 @@ def sample(count: int, **fields: Any) -> invoice_page.Page:
         lines=[line(10**12 // (place + 1), f"vendor/model-{place}") for place in range(count)],
         late=[Late(issuer="default", number="INV-0", amount_nano_usd=5)],
     )
-    made = invoices.document(
+    made = documents.document(
         terms_of(due_days=14, **fields), used, number="INV-1", issued_at=MONTHS[1]
     )
     return invoice_page.page(made, "ab" * 32)
@@ -221,7 +221,7 @@ def test_a_pdf_takes_any_name(tmp_path: Path) -> None:
     for name in ("x" * 500, "\u202e\u0301\ud7ff", "ﷺ\U0010ffff", "\u200d"):
         terms = terms_of()
         terms.buyer.name = name
-        made = invoices.document(terms, Used(lines=[line(1, name)]), number="", issued_at=None)
+        made = documents.document(terms, Used(lines=[line(1, name)]), number="", issued_at=None)
         assert invoice_pdf.pdf(invoice_page.page(made, ""), issued_at=None).pdf
     broken = tmp_path / "broken.ttf"
     broken.write_bytes(b"no font")

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import text
 
 from runtime.metrics import Metrics
-from services.usage.budget_board import BudgetBoard
-from services.usage.ledger_keeper import LedgerKeeper
+from services.usage.ledger.budget_board import BudgetBoard
+from services.usage.ledger.ledger_keeper import LedgerKeeper
 from tests.services.usage.books import Books, books_on
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from onegate.usage.v1 import price_pb2
-from services.usage.litellm import Entry, entries
+from services.usage.prices.litellm import Entry, entries
 
 
 def read(rows: dict[str, Any]) -> dict[str, Entry]:

@@ -7,8 +7,8 @@ import pytest
 from onegate.usage.v1 import price_pb2
 from onegate.usage.v1.price_pb2 import PriceSheet, Rate
 from runtime.errors import GatewayError
-from services.usage import price_changes as module
-from services.usage.price_changes import Change, checked, in_force, overlaid
+from services.usage.prices import price_changes as module
+from services.usage.prices.price_changes import Change, checked, in_force, overlaid
 from tests.services.usage.records import NOON
 
 INPUT, OUTPUT = price_pb2.METER_INPUT_TOKENS, price_pb2.METER_OUTPUT_TOKENS

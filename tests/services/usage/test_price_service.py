@@ -15,12 +15,12 @@ from onegate.usage.v1.price_pb2 import PriceSheet, Rate
 from runtime.config import RpcSettings
 from runtime.errors import GatewayError
 from runtime.rpc import RpcServer, channel, unary
-from services.router.pricebook import PriceBook
-from services.usage import price_service as module
-from services.usage.board import Board
-from services.usage.facts import FactBook
-from services.usage.price_service import OperatorPrices, PriceService
-from services.usage.pricing import Catalogue, Line, PricedModel, Tariff, Vendor
+from services.router.money.pricebook import PriceBook
+from services.usage.prices import price_service as module
+from services.usage.prices.board import Board
+from services.usage.prices.facts import FactBook
+from services.usage.prices.price_service import OperatorPrices, PriceService
+from services.usage.prices.pricing import Catalogue, Line, PricedModel, Tariff, Vendor
 from tests.services.usage.records import NOON, OPERATOR, TOKEN, SteppedClock, prices_of, until
 
 pytestmark = pytest.mark.anyio

@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, time, timedelta, timezone
 import pytest
 
 from onegate.usage.v1 import price_pb2, price_service_pb2
-from services.usage.pricing import Catalogue, Line, PricedModel, Tariff, Vendor, schedule
+from services.usage.prices.pricing import Catalogue, Line, PricedModel, Tariff, Vendor, schedule
 
 INPUT = price_pb2.METER_INPUT_TOKENS
 OUTPUT = price_pb2.METER_OUTPUT_TOKENS

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from onegate.usage.v1 import price_pb2
-from services.usage import seed
+from services.usage.prices import seed
 
 CATALOGUE = seed.catalogue()
 

@@ -11,11 +11,11 @@ import pytest
 
 from onegate.usage.v1.price_pb2 import PriceSheet
 from runtime.sql import open_database
-from services.usage import price_service
-from services.usage.price_changes import Change
-from services.usage.price_service import OperatorPrices
-from services.usage.price_store import SqlPriceStore
-from services.usage.reports import Selection
+from services.usage.prices import price_service
+from services.usage.prices.price_changes import Change
+from services.usage.prices.price_service import OperatorPrices
+from services.usage.prices.price_store import SqlPriceStore
+from services.usage.reports.queries import Selection
 from services.usage.store import SqlStore, Verdict
 from tests.services.usage.records import NOON, SteppedClock, record, summed, until
 from tests.services.usage.test_price_service import board_on

@@ -10,7 +10,7 @@ from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import usage_service_pb2
 from onegate.usage.v1.usage_service_pb2 import UsageFilter
 from runtime.errors import GatewayError
-from services.usage.reports import (
+from services.usage.reports.queries import (
     Cursor,
     Selection,
     cursor_of,

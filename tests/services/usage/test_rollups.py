@@ -10,11 +10,11 @@ from sqlalchemy import Connection, insert, select
 
 from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from runtime.sql import Database, open_database, unix_micros
-from services.usage import rollups
-from services.usage.report_store import START, TAG, Question, ReportStore
-from services.usage.rollup_schema import ADJUSTMENTS, CUBES, LATE
-from services.usage.rollups import GRACE_US, Rollups
-from services.usage.spans import DAY_US, HOUR_US, Marks, Source, Span, spans
+from services.usage.reports import rollup_store
+from services.usage.reports.report_store import START, TAG, Question, ReportStore
+from services.usage.reports.rollup_schema import ADJUSTMENTS, CUBES, LATE
+from services.usage.reports.rollup_store import GRACE_US, Rollups
+from services.usage.reports.spans import DAY_US, HOUR_US, Marks, Source, Span, spans
 from services.usage.store import RECORDS, SqlStore
 from tests.services.usage.records import NOON, record
 
@@ -114,9 +114,9 @@ async def adjust(database: Database, number: int, one: UsageRecord, amount: int)
     }
 
     def write(connection: Connection) -> None:
-        hours_us = rollups.lock(connection)
+        hours_us = rollup_store.lock(connection)
         connection.execute(insert(ADJUSTMENTS).values(row))
-        rollups.add(connection, hours_us, [f"test/{number}"], adjusting=True)
+        rollup_store.add(connection, hours_us, [f"test/{number}"], adjusting=True)
 
     await database.write(write)
 

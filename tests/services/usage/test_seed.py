@@ -15,7 +15,7 @@ from onegate.common.v1.token_usage_pb2 import TokenUsage
 from onegate.usage.v1 import price_pb2
 from onegate.usage.v1.price_service_pb2 import ModelFacts
 from runtime.money import cost_nano_usd
-from services.usage import seed
+from services.usage.prices import seed
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 CATALOGUE = seed.catalogue()
@@ -303,7 +303,7 @@ def refuse(event, arguments):
     if event.startswith("socket."):
         raise RuntimeError(f"{event} {arguments}")
 sys.addaudithook(refuse)
-from services.usage import seed
+from services.usage.prices import seed
 print(len(seed.catalogue().models))
 """
     done = subprocess.run(

@@ -24,10 +24,11 @@ from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from runtime.config import RpcSettings, Settings, TelemetrySettings, UsageSettings
 from runtime.errors import GatewayError
 from runtime.rpc import OPERATOR_KEY, RpcServer, channel, unary
-from services.usage import seed, server
-from services.usage.board import AHEAD, Board
-from services.usage.facts import shipped_facts
-from services.usage.price_service import OperatorPrices, PriceService
+from services.usage import server
+from services.usage.prices import seed
+from services.usage.prices.board import AHEAD, Board
+from services.usage.prices.facts import shipped_facts
+from services.usage.prices.price_service import OperatorPrices, PriceService
 from tests.services.usage.records import (
     NOON,
     TOKEN,

@@ -12,7 +12,7 @@ from onegate.usage.v1 import usage_record_pb2, usage_service_pb2
 from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from onegate.usage.v1.usage_service_pb2 import UsageDimension
 from runtime.sql import Database, open_database
-from services.usage.reports import Cursor, Selection
+from services.usage.reports.queries import Cursor, Selection
 from services.usage.store import (
     COST_NANO_USD_MAX,
     COUNT_MAX,

@@ -1,0 +1,1 @@
+"""Calls with an idempotency key: made once, answered as often as they come."""

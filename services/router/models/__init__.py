@@ -1,0 +1,1 @@
+"""Which models exist here, and who may see them."""

@@ -1,0 +1,1 @@
+"""From the name a caller writes to an ordered plan of deployments, with reasons."""

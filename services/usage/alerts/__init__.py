@@ -1,0 +1,1 @@
+"""Alerts: what they say, when they are due, and how they are sent."""

@@ -1,0 +1,1 @@
+"""Answers to calls with an idempotency key, kept sealed for their window."""

@@ -1,0 +1,1 @@
+"""Invoices: exact sums, frozen documents, and their pages."""

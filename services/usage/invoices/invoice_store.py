@@ -1,0 +1,549 @@
+"""Where invoices are kept: numbered without gaps, frozen, and never two for the same usage.
+
+A number is taken in the transaction that keeps the document, so that a failure leaves no gap. What
+an invoice bills is kept as shares: one for its own period, one for each earlier invoice whose
+period gained postings since. Rows are only ever inserted.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Connection,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Row,
+    Select,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    and_,
+    exists,
+    func,
+    insert,
+    literal_column,
+    or_,
+    select,
+)
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from onegate.common.v1 import error_pb2
+from onegate.usage.v1 import invoice_pb2 as pb
+from onegate.usage.v1 import invoice_service_pb2, usage_service_pb2
+from runtime.errors import GatewayError
+from runtime.sql import Database, Migration, NanoUsd, serialise
+from services.usage.invoices import documents
+from services.usage.invoices.documents import Correction, Late, Line, Used, invalid
+from services.usage.ledger.ledger_store import NowUs
+from services.usage.reports.spans import DAY_US
+from services.usage.store import RECORDS
+
+LATE_INVOICES_MAX: Final = 13
+"""How many earlier invoices of a scope are looked at for what came late: a year of months."""
+
+REQUEST_ID_CHARS_MAX: Final = 64
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_METADATA = MetaData()
+
+INVOICES = Table(
+    "invoices",
+    _METADATA,
+    Column("issuer", String(32), primary_key=True),
+    Column("kind", Integer, primary_key=True, autoincrement=False),
+    # From 1, without gaps.
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", String(64), nullable=False),
+    Column("organization_id", String(256), nullable=False),
+    Column("project_id", String(256), nullable=False),
+    Column("customer", Text, nullable=False),
+    Column("from_us", BigInteger, nullable=False),
+    Column("before_us", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("total_minor", BigInteger, nullable=False),
+    Column("usage_nano_usd", NanoUsd, nullable=False),
+    # Of a credit note: the invoice that it corrects, and whether in whole.
+    Column("credits_number", String(64), nullable=False),
+    Column("whole", Boolean, nullable=False),
+    Column("issued_at_us", BigInteger, nullable=False),
+    Column("request_id", String(64), nullable=False),
+    Column("request_digest", LargeBinary(32), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("document", LargeBinary, nullable=False),
+    UniqueConstraint("issuer", "number"),
+    UniqueConstraint("issuer", "request_id"),
+)
+
+SHARES = Table(
+    "invoice_shares",
+    _METADATA,
+    Column("issuer", String(32), primary_key=True),
+    Column("number", String(64), primary_key=True),
+    # Whose period the usage belongs to: the invoice itself, or an earlier one.
+    Column("of_issuer", String(32), primary_key=True),
+    Column("of_number", String(64), primary_key=True),
+    Column("amount_nano_usd", NanoUsd, nullable=False),
+)
+
+_I, _S, _R = INVOICES.c, SHARES.c, RECORDS.c
+_INDEXES: Final = (
+    Index("invoices_by_organization", _I.organization_id, _I.before_us),
+    Index("invoices_by_time", _I.issued_at_us),
+    Index("invoices_by_credit", _I.issuer, _I.credits_number),
+    Index("invoice_shares_of", _S.of_issuer, _S.of_number),
+)
+
+MIGRATIONS: Final = (
+    Migration(
+        version=1,
+        statements=(*map(CreateTable, (INVOICES, SHARES)), *map(CreateIndex, _INDEXES)),
+    ),
+)
+
+_LINES: Final[Mapping[int, ColumnElement[Any]]] = {
+    usage_service_pb2.USAGE_DIMENSION_MODEL: _R.model,
+    usage_service_pb2.USAGE_DIMENSION_KEY: _R.key_id,
+    usage_service_pb2.USAGE_DIMENSION_PROJECT: _R.project_id,
+    usage_service_pb2.USAGE_DIMENSION_PROVIDER: _R.provider,
+    usage_service_pb2.USAGE_DIMENSION_DAY: _R.started_at_us // literal_column(str(DAY_US)),
+    usage_service_pb2.USAGE_DIMENSION_FEATURE: _R.feature,
+    usage_service_pb2.USAGE_DIMENSION_CUSTOMER: _R.customer,
+}
+
+_NOTES = INVOICES.alias("notes")
+_WHOLE: Final = exists().where(
+    _NOTES.c.issuer == _I.issuer, _NOTES.c.credits_number == _I.number, _NOTES.c.whole
+)
+"""Whether an invoice was credited in whole."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """Who asks for a document; asked again with the same id, it is the same wish."""
+
+    issuer: str
+    kind: pb.InvoiceKind.ValueType
+    request_id: str
+    digest: bytes
+
+
+class InvoiceStore:
+    """Invoices, in the database of the usage that they bill.
+
+    Args:
+        database: the database.
+        now_us: the clock that all writers share.
+    """
+
+    def __init__(self, database: Database, now_us: NowUs) -> None:
+        self._database = database
+        self._now_us = now_us
+
+    async def migrate(self, *, now: datetime) -> None:
+        """Brings the schema up to date; the records' own must be there."""
+        await self._database.migrate("usage_invoices", MIGRATIONS, now=now)
+
+    async def draft(self, terms: pb.InvoiceTerms) -> pb.Invoice:
+        """What an invoice would say. ``terms`` are checked. Raises CONFLICT, INVALID_REQUEST."""
+        made: pb.Invoice = await self._database.read(lambda c: self._draft(c, terms))
+        return made
+
+    async def issue(self, terms: pb.InvoiceTerms, request_id: str) -> pb.Invoice:
+        """Numbers and freezes an invoice; the same one for the same wish.
+
+        Raises:
+            GatewayError: CONFLICT, INVALID_REQUEST, or IDEMPOTENCY_MISMATCH for another wish with
+                the same id.
+        """
+        wish = _wish(terms.issuer, pb.INVOICE_KIND_INVOICE, request_id, terms)
+        return await self._database.write(lambda c: self._issue(c, terms, wish))
+
+    async def credit(self, request: invoice_service_pb2.CreditInvoiceRequest) -> pb.Invoice:
+        """Numbers and freezes a credit note. Raises as :meth:`issue`, and NOT_FOUND."""
+        issuer = documents.issuer_of(request.issuer)
+        wish = _wish(issuer, pb.INVOICE_KIND_CREDIT_NOTE, request.request_id, request)
+        return await self._database.write(lambda c: self._credit(c, request, wish))
+
+    async def get(self, issuer: str, number: str) -> pb.Invoice:
+        """A document. Raises NOT_FOUND, and INTERNAL when it is not what was frozen."""
+        return await self._database.read(lambda c: _message(_found(c, issuer, number)))
+
+    async def list(
+        self, issuer: str, organization_id: str, after: tuple[int, str, str] | None, count_max: int
+    ) -> "list[pb.Invoice]":
+        """Documents older than ``after`` (when, issuer, number), newest first, without content."""
+        query = _rows()
+        if issuer:
+            query = query.where(_I.issuer == issuer)
+        if organization_id:
+            query = query.where(_I.organization_id == organization_id)
+        if after is not None:
+            at, of, number = after
+            later = or_(_I.issuer > of, and_(_I.issuer == of, _I.number > number))
+            query = query.where(or_(_I.issued_at_us < at, and_(_I.issued_at_us == at, later)))
+        query = query.order_by(_I.issued_at_us.desc(), _I.issuer, _I.number).limit(count_max)
+        found = await self._database.read(lambda c: c.execute(query).all())
+        made = [_message(row) for row in found]
+        for one in made:
+            one.ClearField("document")
+        return made
+
+    def _draft(self, connection: Connection, terms: pb.InvoiceTerms) -> pb.Invoice:
+        _refuse_overlap(connection, terms.scope)
+        used = _used(connection, terms)
+        content = documents.document(terms, used, number="", issued_at=None)
+        raw, sha256 = documents.frozen(content)
+        return pb.Invoice(
+            kind=pb.INVOICE_KIND_INVOICE,
+            issuer=terms.issuer,
+            scope=terms.scope,
+            currency=terms.currency,
+            total_minor=documents.minor_of(Decimal(content["totals"]["total"]), terms.currency),
+            usage_nano_usd=used.total_nano_usd,
+            document=raw,
+            sha256=sha256,
+        )
+
+    def _issue(self, connection: Connection, terms: pb.InvoiceTerms, wish: _Wish) -> pb.Invoice:
+        serialise(connection, "onegate_invoices")
+        if (known := _known(connection, wish)) is not None:
+            return known
+        now_us = self._now_us(connection)
+        before_us = terms.scope.started_before.ToMicroseconds()
+        if before_us > now_us:
+            raise invalid("scope.started_before", "lies ahead: draft it, and issue it afterwards")
+        _refuse_overlap(connection, terms.scope)
+        used = _used(connection, terms)
+        sequence = _next(connection, wish)
+        number = f"{terms.number_prefix}{sequence:06d}"
+        content = documents.document(terms, used, number=number, issued_at=_moment(now_us))
+        raw, sha256 = documents.frozen(content)
+        row = {
+            **_scope_row(terms.scope),
+            **_wish_row(wish),
+            "sequence": sequence,
+            "number": number,
+            "currency": terms.currency,
+            "total_minor": _minor(content),
+            "usage_nano_usd": used.total_nano_usd,
+            "credits_number": "",
+            "whole": False,
+            "issued_at_us": now_us,
+            "sha256": sha256,
+            "document": raw,
+        }
+        _refuse_same_number(connection, terms.issuer, number)
+        connection.execute(insert(INVOICES).values(row))
+        connection.execute(insert(SHARES), _shares(terms.issuer, number, used))
+        return _message(_found(connection, terms.issuer, number))
+
+    def _credit(
+        self,
+        connection: Connection,
+        request: invoice_service_pb2.CreditInvoiceRequest,
+        wish: _Wish,
+    ) -> pb.Invoice:
+        serialise(connection, "onegate_invoices")
+        if (known := _known(connection, wish)) is not None:
+            return known
+        invoice = _message(_found(connection, wish.issuer, request.number))
+        if invoice.kind != pb.INVOICE_KIND_INVOICE:
+            raise _conflict(f"{request.number} is a credit note; invoices are credited.")
+        now_us = self._now_us(connection)
+        sequence = _next(connection, wish)
+        number = f"{documents.prefix_of(request.number_prefix, 'CN-')}{sequence:06d}"
+        amount = request.net_amount
+        left = _left(connection, invoice, whole=not amount)
+        content = documents.credit_document(
+            documents.thawed(invoice.document, invoice.sha256),
+            Correction(
+                number=number,
+                reason=request.reason,
+                net_amount=documents.decimal_of(amount, "net_amount") if amount else None,
+                issued_at=_moment(now_us),
+                sha256=invoice.sha256,
+                left=Decimal(left).scaleb(-documents.places_of(invoice.currency)),
+            ),
+        )
+        raw, sha256 = documents.frozen(content)
+        row = {
+            **_scope_row(invoice.scope),
+            **_wish_row(wish),
+            "sequence": sequence,
+            "number": number,
+            "currency": invoice.currency,
+            "total_minor": _minor(content),
+            "usage_nano_usd": 0,
+            "credits_number": invoice.number,
+            "whole": not amount,
+            "issued_at_us": now_us,
+            "sha256": sha256,
+            "document": raw,
+        }
+        _refuse_same_number(connection, wish.issuer, number)
+        connection.execute(insert(INVOICES).values(row))
+        return _message(_found(connection, wish.issuer, number))
+
+
+def _wish(issuer: str, kind: pb.InvoiceKind.ValueType, request_id: str, asked: Any) -> _Wish:
+    if not 0 < len(request_id) <= REQUEST_ID_CHARS_MAX or not request_id.isascii():
+        raise invalid("request_id", f"must have 1 to {REQUEST_ID_CHARS_MAX} ASCII characters")
+    digest = hashlib.sha256(asked.SerializeToString(deterministic=True)).digest()
+    return _Wish(issuer=issuer, kind=kind, request_id=request_id, digest=digest)
+
+
+def _wish_row(wish: _Wish) -> dict[str, object]:
+    return {
+        "issuer": wish.issuer,
+        "kind": int(wish.kind),
+        "request_id": wish.request_id,
+        "request_digest": wish.digest,
+    }
+
+
+def _scope_row(scope: pb.InvoiceScope) -> dict[str, object]:
+    return {
+        "organization_id": scope.organization_id,
+        "project_id": scope.project_id,
+        "customer": scope.customer,
+        "from_us": scope.started_from.ToMicroseconds(),
+        "before_us": scope.started_before.ToMicroseconds(),
+    }
+
+
+def _rows() -> Select[Any]:
+    return select(INVOICES, _WHOLE.label("credited"))
+
+
+def _known(connection: Connection, wish: _Wish) -> pb.Invoice | None:
+    query = _rows().where(_I.issuer == wish.issuer, _I.request_id == wish.request_id)
+    row = connection.execute(query).first()
+    if row is None:
+        return None
+    if row.request_digest != wish.digest or row.kind != wish.kind:
+        raise GatewayError(
+            error_pb2.ERROR_REASON_IDEMPOTENCY_MISMATCH,
+            f"Something else was asked for with this request id: it became {row.number}.",
+        )
+    return _message(row)
+
+
+def _found(connection: Connection, issuer: str, number: str) -> Row[Any]:
+    row = connection.execute(_rows().where(_I.issuer == issuer, _I.number == number)).first()
+    if row is None:
+        raise GatewayError(
+            error_pb2.ERROR_REASON_NOT_FOUND, f"There is no invoice {number[:64]!r}."
+        )
+    return row
+
+
+def _next(connection: Connection, wish: _Wish) -> int:
+    """The next number; the caller holds everybody else back."""
+    query = select(func.coalesce(func.max(_I.sequence), 0) + 1).where(
+        _I.issuer == wish.issuer, _I.kind == int(wish.kind)
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def _refuse_same_number(connection: Connection, issuer: str, number: str) -> None:
+    query = select(_I.number).where(_I.issuer == issuer, _I.number == number)
+    if connection.execute(query).first() is not None:
+        raise _conflict(f"{number} is taken: give invoices and credit notes prefixes of their own.")
+
+
+def _refuse_overlap(connection: Connection, scope: pb.InvoiceScope) -> None:
+    """Raises CONFLICT when a call may be on another invoice that stands."""
+    span = _scope_row(scope)
+    query = select(INVOICES).where(
+        _I.kind == int(pb.INVOICE_KIND_INVOICE),
+        _I.organization_id == scope.organization_id,
+        _I.before_us > span["from_us"],
+        _I.from_us < span["before_us"],
+        ~_WHOLE,
+    )
+    for row in connection.execute(query.order_by(_I.issued_at_us)):
+        other = pb.InvoiceScope(
+            organization_id=row.organization_id, project_id=row.project_id, customer=row.customer
+        )
+        if documents.may_overlap(scope, other):
+            raise _conflict(
+                f"{row.number} bills some of the same usage. Choose another period or scope, or"
+                " credit that invoice in whole first."
+            )
+
+
+def _of(scope: pb.InvoiceScope | Row[Any], span: tuple[int, int]) -> ColumnElement[bool]:
+    """The records of a scope in a span."""
+    wanted = [
+        _R.organization_id == scope.organization_id,
+        _R.started_at_us >= span[0],
+        _R.started_at_us < span[1],
+    ]
+    if scope.project_id:
+        wanted.append(_R.project_id == scope.project_id)
+    if scope.customer:
+        wanted.append(_R.customer == scope.customer)
+    return and_(*wanted)
+
+
+def _used(connection: Connection, terms: pb.InvoiceTerms) -> Used:
+    """What the ledger says of a scope and of what came late before it."""
+    scope = terms.scope
+    span = (scope.started_from.ToMicroseconds(), scope.started_before.ToMicroseconds())
+    name = _LINES[terms.lines_by]
+    cost = func.sum(_R.cost_nano_usd)
+    query = (
+        select(
+            name,
+            func.count(),
+            func.sum(_R.input_tokens),
+            func.sum(_R.cached_input_tokens),
+            func.sum(_R.output_tokens),
+            cost,
+        )
+        .where(_of(scope, span))
+        .group_by(name)
+        .order_by(cost.desc(), name)
+        .limit(documents.LINES_MAX + 1)
+    )
+    rows = connection.execute(query).all()
+    if len(rows) > documents.LINES_MAX:
+        raise invalid("lines_by", f"makes more than {documents.LINES_MAX} lines: choose another")
+    by_day = terms.lines_by == usage_service_pb2.USAGE_DIMENSION_DAY
+    lines = [
+        Line(
+            name=(_moment(row[0] * DAY_US).date().isoformat() if by_day else row[0]),
+            calls=int(row[1]),
+            input_tokens=int(row[2]),
+            cached_input_tokens=int(row[3]),
+            output_tokens=int(row[4]),
+            amount_nano_usd=int(row[5]),
+        )
+        for row in rows
+    ]
+    if by_day:
+        lines.sort(key=lambda line: line.name)
+    return Used(lines=lines, late=_late(connection, scope))
+
+
+def _late(connection: Connection, scope: pb.InvoiceScope) -> Sequence[Late]:
+    """What the periods of earlier invoices gained since, and no invoice bills yet."""
+    earlier = connection.execute(
+        select(INVOICES)
+        .where(
+            _I.kind == int(pb.INVOICE_KIND_INVOICE),
+            _I.organization_id == scope.organization_id,
+            _I.project_id == scope.project_id,
+            _I.customer == scope.customer,
+            _I.before_us <= scope.started_from.ToMicroseconds(),
+            ~_WHOLE,
+        )
+        .order_by(_I.before_us.desc())
+        .limit(LATE_INVOICES_MAX)
+    ).all()
+    found = []
+    for row in reversed(earlier):
+        total = select(func.coalesce(func.sum(_R.cost_nano_usd), 0)).where(
+            _of(row, (row.from_us, row.before_us))
+        )
+        billed = (
+            select(func.coalesce(func.sum(_S.amount_nano_usd), 0))
+            .join(INVOICES, and_(_I.issuer == _S.issuer, _I.number == _S.number))
+            .where(_S.of_issuer == row.issuer, _S.of_number == row.number, ~_WHOLE)
+        )
+        gained = int(connection.execute(total).scalar_one()) - int(
+            connection.execute(billed).scalar_one()
+        )
+        if gained:
+            found.append(Late(issuer=row.issuer, number=row.number, amount_nano_usd=gained))
+    return found
+
+
+def _shares(issuer: str, number: str, used: Used) -> list[dict[str, object]]:
+    of = [(issuer, number, used.own_nano_usd)]
+    of += [(one.issuer, one.number, one.amount_nano_usd) for one in used.late]
+    return [
+        {
+            "issuer": issuer,
+            "number": number,
+            "of_issuer": of_issuer,
+            "of_number": of_number,
+            "amount_nano_usd": amount,
+        }
+        for of_issuer, of_number, amount in of
+    ]
+
+
+def _left(connection: Connection, invoice: pb.Invoice, *, whole: bool) -> int:
+    """What may still be credited, in the currency's smallest coins. Raises CONFLICT."""
+    notes = connection.execute(
+        select(_I.number, _I.total_minor, _I.whole).where(
+            _I.issuer == invoice.issuer, _I.credits_number == invoice.number
+        )
+    ).all()
+    if any(note.whole for note in notes):
+        raise _conflict(f"{invoice.number} is credited in whole already, by {notes[0].number}.")
+    if whole and notes:
+        raise _conflict(
+            f"A part of {invoice.number} is credited already, by {notes[0].number}: credit the"
+            " rest by its amount."
+        )
+    query = (
+        select(_S.number)
+        .join(INVOICES, and_(_I.issuer == _S.issuer, _I.number == _S.number))
+        .where(
+            _S.of_issuer == invoice.issuer,
+            _S.of_number == invoice.number,
+            or_(_S.issuer != invoice.issuer, _S.number != invoice.number),
+            ~_WHOLE,
+        )
+    )
+    if whole and (later := connection.execute(query).scalar()) is not None:
+        raise _conflict(f"{later} bills what came late for {invoice.number}: credit {later} first.")
+    return invoice.total_minor + sum(int(note.total_minor) for note in notes)
+
+
+def _minor(content: Mapping[str, Any]) -> int:
+    return documents.minor_of(Decimal(content["totals"]["total"]), str(content["currency"]))
+
+
+def _message(row: Row[Any]) -> pb.Invoice:
+    documents.thawed(row.document, row.sha256)
+    made = pb.Invoice(
+        kind=pb.InvoiceKind.ValueType(row.kind),
+        issuer=row.issuer,
+        number=row.number,
+        scope=pb.InvoiceScope(
+            organization_id=row.organization_id, project_id=row.project_id, customer=row.customer
+        ),
+        currency=row.currency,
+        total_minor=row.total_minor,
+        usage_nano_usd=row.usage_nano_usd,
+        document=row.document,
+        sha256=row.sha256,
+        credits_number=row.credits_number,
+        credited=bool(row.credited),
+    )
+    made.scope.started_from.FromMicroseconds(row.from_us)
+    made.scope.started_before.FromMicroseconds(row.before_us)
+    made.issued_at.FromMicroseconds(row.issued_at_us)
+    return made
+
+
+def _moment(at_us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=at_us)
+
+
+def _conflict(what: str) -> GatewayError:
+    return GatewayError(error_pb2.ERROR_REASON_CONFLICT, what)

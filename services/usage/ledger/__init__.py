@@ -1,0 +1,1 @@
+"""The ledger: budgets, accounts, holds, and transactions that sum to zero."""

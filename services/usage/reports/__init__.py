@@ -1,0 +1,1 @@
+"""Reports over what was used, and the cubes that make them quick."""

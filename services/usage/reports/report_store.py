@@ -1,0 +1,259 @@
+"""Sums of what was used, read from the cubes as far as they go and from the records beyond.
+
+Whatever the state of the cubes, a sum is that of the records and adjustments that are committed:
+one snapshot says how far the cubes go, what is late, and what lies beyond.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    Table,
+    and_,
+    case,
+    cast,
+    func,
+    literal_column,
+    select,
+    union_all,
+)
+from sqlalchemy.types import JSON
+
+from onegate.common.v1 import error_pb2
+from onegate.usage.v1 import usage_record_pb2
+from runtime.errors import GatewayError
+from runtime.sql import Database
+from services.usage.reports.rollup_schema import (
+    ADJUSTMENTS,
+    COUNTS,
+    CUBES,
+    LATE,
+    MARKS,
+    MEASURES,
+    Cube,
+)
+from services.usage.reports.spans import DAY_US, Marks, Source, Span, spans
+from services.usage.store import RECORDS, STARTED_AT_US_MAX
+
+GROUPS_MAX: Final = 100_000
+"""The most groups that one page of a report holds."""
+
+START: Final = "start"
+"""The group of the bucket that a record started in: its number since 1970."""
+TAG: Final = "tag"
+"""The group of the value of the question's tag."""
+
+_TIME: Final = RECORDS.c.started_at_us
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is to be summed up.
+
+    Attributes:
+        from_us, before_us: of what started in this time, the end exclusive.
+        where: columns of the records, each with the values that count.
+        not_endpoints: endpoints that do not count.
+        groups: columns of the records, :data:`START` or :data:`TAG`.
+        tag: the tag that TAG means.
+        unit_us: how long a bucket of START is.
+    """
+
+    from_us: int = 0
+    before_us: int = STARTED_AT_US_MAX
+    where: Mapping[str, Sequence[str]] = field(default_factory=lambda: MappingProxyType({}))
+    not_endpoints: Sequence[str] = ()
+    groups: tuple[str, ...] = ()
+    tag: str = ""
+    unit_us: int = DAY_US
+
+    def cube(self) -> Cube | None:
+        """The cube that has all columns that are asked about."""
+        wanted = {*self.where, *self.groups} - {START}
+        if self.not_endpoints:
+            wanted.add("endpoint")
+        return next((cube for cube in CUBES if wanted <= set(cube.columns)), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """One group: its values in the order of the groups, and its sums by measure."""
+
+    group: tuple[str | int, ...]
+    sums: Mapping[str, int]
+
+
+class ReportStore:
+    """Answers questions."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def totals(
+        self, question: Question, *, rows_max: int, dearest_first: bool = False
+    ) -> list[Total]:
+        """A row a group, by group or dearest first, at most ``rows_max``."""
+        return await self._database.read(lambda c: totals(c, question, rows_max, dearest_first))
+
+    async def page(self, question: Question) -> list[Total]:
+        """All groups. Raises INVALID_REQUEST when there are more than :data:`GROUPS_MAX`."""
+        found = await self.totals(question, rows_max=GROUPS_MAX + 1)
+        if len(found) > GROUPS_MAX:
+            raise GatewayError(
+                error_pb2.ERROR_REASON_INVALID_REQUEST,
+                f"This page would hold more than {GROUPS_MAX:,} groups. Ask for fewer buckets with"
+                " `limit`, or group by less.",
+                param="limit",
+            )
+        return found
+
+
+def totals(
+    connection: Connection, question: Question, rows_max: int, dearest_first: bool
+) -> list[Total]:
+    """The sums of committed records, in one snapshot."""
+    parts = union_all(*_parts(connection, question)).subquery("parts")
+    names = [f"g{number}" for number in range(len(question.groups))]
+    groups = [parts.c[name] for name in names]
+    sums = [func.coalesce(func.sum(parts.c[name]), 0).label(name) for name in MEASURES]
+    query = select(*groups, *sums).group_by(*groups).limit(rows_max)
+    cost: ColumnElement[Any] = literal_column("cost_nano_usd").desc()
+    query = query.order_by(*((cost, *groups) if dearest_first else groups))
+    found = connection.execute(query).all()
+    made = [_total(row, len(groups)) for row in found]
+    # A sum over nothing is a row of zeros; a group of which nothing is left is none.
+    return made if not question.groups else [total for total in made if any(total.sums.values())]
+
+
+def marks(connection: Connection) -> Marks:
+    """How far the cubes go."""
+    found = connection.execute(select(MARKS.c.name, MARKS.c.before_us))
+    reached = {str(row.name): int(row.before_us) for row in found}
+    return Marks(hours_us=reached["hours"], days_us=reached["days"])
+
+
+def measured(table: Table | None = None) -> list[ColumnElement[Any]]:
+    """The sums of the records, or of a cube's rows."""
+    if table is not None:
+        return [func.sum(table.c[name]).label(name) for name in MEASURES]
+    completed = RECORDS.c.outcome == usage_record_pb2.OUTCOME_COMPLETED
+    return [
+        func.count().label("attempts"),
+        func.count().filter(~completed).label("failures"),
+        func.count().filter(RECORDS.c.web_searches > 0).label("attempts_searching"),
+        func.sum(RECORDS.c.cost_nano_usd).label("cost_nano_usd"),
+        *(func.sum(RECORDS.c[name]).label(name) for name in COUNTS),
+    ]
+
+
+def adjusted() -> list[ColumnElement[Any]]:
+    """The sums of adjustments: they change nothing but the cost."""
+    return [
+        func.sum(ADJUSTMENTS.c.amount_nano_usd).label(name)
+        if name == "cost_nano_usd"
+        else literal_column("0").label(name)
+        for name in MEASURES
+    ]
+
+
+def records_of(
+    measures: Sequence[ColumnElement[Any]], groups: Sequence[ColumnElement[Any]], *, adjusting: bool
+) -> Select[Any]:
+    """Groups of the records, or of the adjustments of records."""
+    query = select(*groups, *measures)
+    if adjusting:
+        on = RECORDS.c.attempt_id == ADJUSTMENTS.c.attempt_id
+        return query.select_from(ADJUSTMENTS.join(RECORDS, on)).group_by(*groups)
+    return query.select_from(RECORDS).group_by(*groups)
+
+
+def _parts(connection: Connection, question: Question) -> list[Select[Any]]:
+    cube = question.cube()
+    reached = marks(connection) if cube is not None else Marks(hours_us=0, days_us=0)
+    parts = spans(question.from_us, question.before_us, reached, unit_us=question.unit_us)
+    made: list[Select[Any]] = []
+    summed: list[Span] = []
+    for part in parts or [Span(source=Source.RECORDS, from_us=0, before_us=0)]:
+        if part.source is Source.RECORDS or cube is None:
+            made += _from_records(connection, question, part)
+            continue
+        summed.append(part)
+        table = cube.days if part.source is Source.DAYS else cube.hours
+        time = table.c.start_us
+        query = select(*_groups(connection, question, table, time), *measured(table))
+        query = query.where(time >= part.from_us, time < part.before_us)
+        made.append(_chosen(query, question, table))
+    if summed:
+        made.append(_late(connection, question, summed[0].from_us, summed[-1].before_us))
+    return made
+
+
+def _from_records(connection: Connection, question: Question, part: Span) -> list[Select[Any]]:
+    groups = _groups(connection, question, RECORDS, _TIME)
+    records = records_of(measured(), groups, adjusting=False)
+    records = records.where(part.from_us <= _TIME, part.before_us > _TIME)
+    changed = ADJUSTMENTS.c.started_at_us
+    adjustments = records_of(adjusted(), groups, adjusting=True)
+    adjustments = adjustments.where(changed >= part.from_us, changed < part.before_us)
+    return [_chosen(query, question, RECORDS) for query in (records, adjustments)]
+
+
+def _late(connection: Connection, question: Question, from_us: int, before_us: int) -> Select[Any]:
+    groups = _groups(connection, question, RECORDS, _TIME)
+    query = select(*groups, *measured()).select_from(
+        LATE.join(RECORDS, RECORDS.c.attempt_id == LATE.c.attempt_id)
+    )
+    time = LATE.c.started_at_us
+    query = query.where(and_(time >= from_us, time < before_us)).group_by(*groups)
+    return _chosen(query, question, RECORDS)
+
+
+def _groups(
+    connection: Connection, question: Question, table: Table, time: ColumnElement[Any]
+) -> list[ColumnElement[Any]]:
+    """The values that are grouped by, named g0, g1, …."""
+    made: list[ColumnElement[Any]] = []
+    for number, name in enumerate(question.groups):
+        if name == START:
+            # Written out: PostgreSQL takes two parameters for two expressions.
+            value: ColumnElement[Any] = time // literal_column(str(question.unit_us))
+        elif name == TAG:
+            value = _tag(connection, question.tag)
+        else:
+            value = table.c[name]
+        made.append(value.label(f"g{number}"))
+    return made
+
+
+def _tag(connection: Connection, name: str) -> ColumnElement[Any]:
+    """A tag's value; empty where it is not set. ``name`` is checked: it becomes part of the SQL."""
+    column: ColumnElement[Any] = RECORDS.c.tags
+    path = f"'$.\"{name}\"'"
+    if connection.dialect.name == "postgresql":
+        column, path = cast(column, JSON), f"'{name}'"
+    nothing: ColumnElement[Any] = literal_column("''")
+    value = func.coalesce(column.op("->>")(literal_column(path)), nothing)
+    return case((RECORDS.c.tags != nothing, value), else_=nothing)
+
+
+def _chosen(query: Select[Any], question: Question, table: Table) -> Select[Any]:
+    for name, values in question.where.items():
+        query = query.where(table.c[name].in_(list(values)))
+    if question.not_endpoints:
+        query = query.where(table.c.endpoint.not_in(list(question.not_endpoints)))
+    if table is not RECORDS:
+        groups = [column for column in query.selected_columns if column.key not in MEASURES]
+        query = query.group_by(*groups)
+    return query
+
+
+def _total(row: Row[Any], groups: int) -> Total:
+    # PostgreSQL sums in NUMERIC, SQLite in integers: both are exact, and both are whole.
+    sums = (int(value) for value in row[groups:])
+    return Total(group=tuple(row[:groups]), sums=dict(zip(MEASURES, sums, strict=True)))
