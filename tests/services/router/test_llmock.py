@@ -61,6 +61,8 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
     port = free_port()
     log = tmp_path_factory.mktemp("llmock") / "log"
     command = [str(Path(sys.executable).parent / "llmock"), "serve", "--port", str(port)]
+    # What is sent with no pause may all be sent before the client has seen the fault in it.
+    command += ["--stream-chunk-delay-ms", "20"]
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
