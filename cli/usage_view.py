@@ -91,6 +91,7 @@ def record_fields(record: UsageRecord) -> dict[str, Any]:
         "certainty": _word(usage_record_pb2.Certainty.Name(record.certainty), "CERTAINTY_"),
         "finish_reason": record.finish_reason,
         "upstream_request_id": record.upstream_request_id,
+        "credential": record.credential,
         "end_user": record.attribution.end_user,
         "customer": record.attribution.customer,
         "feature": record.attribution.feature,

@@ -364,6 +364,7 @@ class ChatCall:
                 request=request, model=deployment.model, cost=attempt.cost, native=native
             )
             way = self._way(provider, deployment)
+            attempt.credential = way.credential
             prepared = Prepared(attempt, provider, way, exchange, wire.request(exchange))
             return prepared if self._purse is None else await self._paid(self._purse, prepared)
         except GatewayError as why:

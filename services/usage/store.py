@@ -80,11 +80,12 @@ _FIELDS: Final[Mapping[str, tuple[str, TypeEngine[Any]]]] = {
     "run": ("attribution.run", Text()),
     "upstream_request_id": ("upstream_request_id", Text()),
     "service_tier": ("tokens.service_tier", Text()),
+    "credential": ("credential", Text()),
 }
 """Columns that are a field of the record: which one, and the type."""
 
-_ADDED: Final = ("service_tier", "cached_input_audio_tokens", "team", "tags")
-"""Columns that the second migration added; they are empty in rows from before it."""
+_ADDED: Final = ("service_tier", "cached_input_audio_tokens", "team", "tags", "credential")
+"""Columns that later migrations added; they are empty in rows from before."""
 
 RECORDS = Table(
     "usage_records",
@@ -158,6 +159,10 @@ MIGRATIONS: Final = (
             _ADD_CACHED_AUDIO,
             *rollup_schema.STATEMENTS,
         ),
+    ),
+    Migration(
+        version=3,
+        statements=("ALTER TABLE usage_records ADD COLUMN credential TEXT NOT NULL DEFAULT ''",),
     ),
 )
 

@@ -176,6 +176,7 @@ def test_a_row_says_everything_that_is_known(machine: Machine) -> None:
         "certainty": "reported",
         "finish_reason": "stop",
         "upstream_request_id": "",
+        "credential": "",
         "end_user": "",
         "customer": "acme",
         "feature": "chat",

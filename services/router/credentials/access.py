@@ -45,10 +45,13 @@ class Credential:
 
 
 class Way(NamedTuple):
-    """How a deployment is reached, and what health knows that by."""
+    """How a deployment is reached, what health knows that by, and which of several credentials it
+    takes.
+    """
 
     target: Target
     seat: Deployment
+    credential: str = ""
 
 
 def open_to(credentials: Sequence[Credential], grant: grant_pb2.Grant) -> list[Credential]:
@@ -104,7 +107,7 @@ class Chooser:
         fresh = [pair for pair in well if pair[1].id not in self._tried]
         credential, seat = self._drawn(fresh or well)
         self._tried.add(seat.id)
-        return Way(credential.target, seat)
+        return Way(credential.target, seat, credential.name)
 
     def has_another(
         self, credentials: Iterable[Credential], deployment: Deployment, now_s: float

@@ -141,6 +141,7 @@ class Attempt:
         "certainty",
         "cost",
         "cost_nano_usd",
+        "credential",
         "deployment",
         "error_reason",
         "finished",
@@ -163,6 +164,8 @@ class Attempt:
         self.deployment = terms.deployment
         self.cost: Cost = terms.cost
         self.attempt_id = ""
+        self.credential = ""
+        """Which of the provider's credentials it goes out with; empty where it has only one."""
         self.reservation: usage_record_pb2.Reservation | None = None
         """What is set aside for it; ``None`` when no budget counts it."""
         self.output_tokens_cap = 0
@@ -214,7 +217,10 @@ class Attempt:
             self._add_unseen(tokens)
         cost_nano_usd = max(self.cost(tokens), self._set_aside())
         self._figures = UsageRecord(
-            tokens=tokens, cost_nano_usd=cost_nano_usd, reservation=self.reservation
+            tokens=tokens,
+            cost_nano_usd=cost_nano_usd,
+            reservation=self.reservation,
+            credential=self.credential,
         ).SerializeToString()
 
     def first_byte(self, status: int, now_s: float) -> None:
@@ -341,6 +347,7 @@ class Attempt:
             upstream_request_id=progress.upstream_id,
             finish_reason=progress.finish_reason,
             reservation=self.reservation,
+            credential=self.credential,
         ).SerializeToString()
         self.finished = True
 

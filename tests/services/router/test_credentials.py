@@ -50,7 +50,9 @@ async def test_calls_are_spread_by_weight(tmp_path: Path) -> None:
         settings = settings_in(tmp_path, provider("a", fake, credential=keys))
         async with running(settings, PRICED) as rig:
             await called(rig, 200)
+            records = await rig.records(200)
         counts = used(fake.chats)
+        assert Counter(one.credential for one in records) == counts
         # Binomial with p = 0.1: outside of 4 to 45 once in ten million times.
         assert 4 <= counts["small"] <= 45
         assert counts.total() == 200

@@ -82,6 +82,7 @@ async def test_the_columns_say_what_the_record_says(store: SqlStore, database: D
         "feature": "chat",
         "run": "",
         "upstream_request_id": "",
+        "credential": "",
         "input_tokens": 100,
         "cached_input_tokens": 40,
         "cache_write_tokens": 0,
