@@ -80,7 +80,7 @@ def list_command(
     print_models(shown, output)
     if output is not Output.TABLE:
         return
-    providers = len({model.provider for model in shown})
+    providers = len({model.provider for model in shown if model.provider})
     console().print(f"models: {len(shown):,}; providers: {providers}", style="dim")
     waiting = sum(not model.callable for model in known)
     if waiting and not unpriced:

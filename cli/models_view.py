@@ -24,6 +24,7 @@ def model_fields(model: Model) -> dict[str, Any]:
         "name": model.name,
         "owner": model.owner,
         "aliases": list(model.aliases),
+        "deployments": list(model.deployments),
         "callable": model.callable,
         "free": model.free,
         "usd_per_million": {rate.name: usd(rate.nano_usd_per_million) for rate in model.rates},
@@ -126,6 +127,7 @@ def _lines(model: Model) -> list[tuple[str, str]]:
     policy = model_fields(model)["data_policy"]
     training = {None: "not known", True: "yes", False: "no"}[policy["training"]]
     kept = policy["retention_days"]
+    at_most = "at most " if model.deployments else ""
     prices = [f"{rate.name} {usd(rate.nano_usd_per_million)}" for rate in model.rates]
     unpriced = "nothing" if model.free else "not known: it is refused until somebody prices it"
     return [
@@ -133,7 +135,9 @@ def _lines(model: Model) -> list[tuple[str, str]]:
         ("name", model.name),
         ("owner", model.owner),
         ("aliases", ", ".join(model.aliases) or "-"),
-        ("costs", ", ".join(prices) + " (USD a million)" if prices else unpriced),
+        *([("leads to", "\n".join(model.deployments))] if model.deployments else []),
+        ("endpoints", ", ".join(model.endpoints) or "-"),
+        ("costs", f"{at_most}{', '.join(prices)} (USD a million)" if prices else unpriced),
         ("window", f"{model.context_tokens_max:,} tokens" if model.context_tokens_max else "-"),
         ("answer", f"{model.output_tokens_max:,} tokens" if model.output_tokens_max else "-"),
         ("reads", ", ".join(model.input_modalities) or "-"),
@@ -142,7 +146,7 @@ def _lines(model: Model) -> list[tuple[str, str]]:
         ("knows until", model.knowledge or "-"),
         ("published", _day(model.created_unix_s) or "-"),
         ("ends", model.shutdown_on or ("deprecated" if model.deprecated else "-")),
-        ("region", policy["region"] or "not known"),
+        ("region", ", ".join(model.data_policy.regions) or "not known"),
         ("prompts kept", "not known" if kept is None else f"{kept} days"),
         ("trains on prompts", training),
         ("sources", "\n".join(model.sources) or "-"),

@@ -34,6 +34,7 @@ def model_json(model: model_service_pb2.Model) -> dict[str, Any]:
         "knowledge": model.knowledge,
         "shutdown_date": model.shutdown_on,
         "deprecated": model.deprecated,
+        "deployments": list(model.deployments),
     }
     return {
         "id": model.id,

@@ -279,12 +279,7 @@ async def _serve(
     rpc.add_calls({CHAT_METHOD: ChatExecution(parts).chat})
     rpc.add(
         model_service_pb2_grpc.add_ModelServiceServicer_to_server,
-        ModelService(
-            parts.catalog,
-            parts.grants,
-            parts.clock,
-            token,
-        ),
+        ModelService(parts, token),
     )
     rpc.add(
         provider_check_service_pb2_grpc.add_ProviderCheckServiceServicer_to_server,

@@ -15,6 +15,20 @@ from tests.fake_provider import FakeProvider, running_in_thread
 from tests.gateway import Gateway, running_gateway, wait_until
 
 
+ROUTES = """
+[[route]]
+name = "smart"
+[[route.to]]
+model = "openai/gpt-4o"
+[[route.to]]
+model = "xai/grok-3"
+[[policy]]
+name = "onegate/auto"
+[[policy.model]]
+model = "anthropic/claude-opus-4-8"
+"""
+
+
 @pytest.fixture(scope="module")
 def fake() -> Iterator[FakeProvider]:
     """A provider of the operator's own, whose models nobody has priced."""
@@ -33,7 +47,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, fake: FakeProvider) -> Ite
         for kind, names in WELL_KNOWN.items()
     )
     config += f'[[provider]]\nname = "mine"\nkind = "compatible"\nbase_url = "{fake.base_url}"\n'
-    config = "[router]\ndiscovery_interval_s = 0.5\n" + config
+    config = "[router]\ndiscovery_interval_s = 0.5\n" + config + ROUTES
     directory = tmp_path_factory.mktemp("catalogue")
     with running_gateway(directory, config, environment=keys) as running:
         yield running
@@ -79,6 +93,11 @@ def test_a_key_sees_the_same_with_the_sdk(gateway: Gateway) -> None:
     }
     assert one["data_policy"] == unknown
     assert models["openai/gpt-5"]["shutdown_date"] == "2026-12-11"
+    smart, auto = models["smart"], models["onegate/auto"]
+    assert (smart["owned_by"], smart["deployments"]) == ("onegate", ["openai/gpt-4o", "xai/grok-3"])
+    assert smart["context_length"] == 128_000
+    assert smart["pricing"]["prompt"] == "0.000003"  # type: ignore[index]
+    assert auto["context_length"] == one["context_length"]
 
 
 def test_a_narrow_key_lists_what_it_may_call(gateway: Gateway) -> None:
@@ -87,7 +106,14 @@ def test_a_narrow_key_lists_what_it_may_call(gateway: Gateway) -> None:
     )
     models = listed(gateway, "--key", made["value"])
     assert len(models) > 10
-    assert {model["provider"] for model in models} == {"xai"}
+    assert {model["provider"] for model in models} == {"xai", ""}
+    with openai.OpenAI(base_url=gateway.base_url, api_key=made["value"], max_retries=0) as client:
+        seen = {model.id: model.to_dict() for model in client.models.list()}
+        # The route leads to one model that the key may use; the policy to none.
+        assert seen["smart"]["deployments"] == ["xai/grok-3"]
+        assert client.models.retrieve("smart").to_dict() == seen["smart"]
+        with pytest.raises(openai.NotFoundError):
+            client.models.retrieve("onegate/auto")
 
 
 def test_one_model_is_shown_with_its_sources(gateway: Gateway) -> None:

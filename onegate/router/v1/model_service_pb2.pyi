@@ -44,10 +44,11 @@ class Model(_message.Message):
     SHUTDOWN_ON_FIELD_NUMBER: _builtins.int
     DEPRECATED_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
+    DEPLOYMENTS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """`provider/model`."""
+    """`provider/model`, or the name of a route or a policy."""
     provider: _builtins.str
-    """The configured provider."""
+    """The configured provider; empty for a route or a policy."""
     name: _builtins.str
     """A name for people."""
     owner: _builtins.str
@@ -100,6 +101,12 @@ class Model(_message.Message):
     def sources(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Where all this is from: the price, and what is known beside it."""
 
+    @_builtins.property
+    def deployments(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """For a route or a policy: the deployments behind it that the caller may use, in the order in which they are
+        configured. Empty for a deployment.
+        """
+
     def __init__(
         self,
         *,
@@ -123,10 +130,11 @@ class Model(_message.Message):
         shutdown_on: _builtins.str = ...,
         deprecated: _builtins.bool = ...,
         sources: _abc.Iterable[_builtins.str] | None = ...,
+        deployments: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data_policy", b"data_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "callable", b"callable", "context_tokens_max", b"context_tokens_max", "created_unix_s", b"created_unix_s", "data_policy", b"data_policy", "deprecated", b"deprecated", "endpoints", b"endpoints", "free", b"free", "id", b"id", "input_modalities", b"input_modalities", "knowledge", b"knowledge", "name", b"name", "output_modalities", b"output_modalities", "output_tokens_max", b"output_tokens_max", "owner", b"owner", "provider", b"provider", "rates", b"rates", "shutdown_on", b"shutdown_on", "sources", b"sources", "supported_parameters", b"supported_parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "callable", b"callable", "context_tokens_max", b"context_tokens_max", "created_unix_s", b"created_unix_s", "data_policy", b"data_policy", "deployments", b"deployments", "deprecated", b"deprecated", "endpoints", b"endpoints", "free", b"free", "id", b"id", "input_modalities", b"input_modalities", "knowledge", b"knowledge", "name", b"name", "output_modalities", b"output_modalities", "output_tokens_max", b"output_tokens_max", "owner", b"owner", "provider", b"provider", "rates", b"rates", "shutdown_on", b"shutdown_on", "sources", b"sources", "supported_parameters", b"supported_parameters"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -17,6 +17,11 @@ class SetPolicies:
     def __init__(self, settings: Iterable[PolicySettings]) -> None:
         self._by_name = {policy.name: policy for policy in settings}
 
+    @property
+    def names(self) -> Sequence[str]:
+        """The names that callers may use, in order."""
+        return [*self._by_name]
+
     def models(self, name: str) -> Sequence[str]:
         """All deployments that the policy of this name may choose; none when there is none."""
         policy = self._by_name.get(name)

@@ -97,6 +97,11 @@ class Expanded:
 class Policies(Protocol):
     """What chooses by what a call is like. ``services/router/routing/policies.py``."""
 
+    @property
+    def names(self) -> Sequence[str]:
+        """The names that callers may use, in order."""
+        ...
+
     def models(self, name: str) -> Sequence[str]:
         """All deployments that the policy of this name may choose; none when there is none."""
         ...
@@ -110,6 +115,8 @@ class Policies(Protocol):
 
 class NoPolicies:
     """Nothing is chosen by what a call is like."""
+
+    names: Sequence[str] = ()
 
     def models(self, _name: str) -> Sequence[str]:
         """None."""
@@ -130,6 +137,15 @@ class Routes:
     ) -> None:
         self._by_name = {route.name: route for route in settings}
         self._policies: Policies = policies or NoPolicies()
+
+    @property
+    def names(self) -> Sequence[str]:
+        """What callers may name beside models: routes, then policies."""
+        return [*self._by_name, *self._policies.names]
+
+    def is_policy(self, name: str) -> bool:
+        """Whether something is chosen for each call of this name by what the call is like."""
+        return name not in self._by_name and name in self._policies.names
 
     def find(self, name: str) -> RouteSettings | None:
         """The route of this name, also with a suffix behind it."""
