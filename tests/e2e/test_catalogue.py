@@ -14,7 +14,6 @@ from runtime.credentials import WELL_KNOWN
 from tests.fake_provider import FakeProvider, running_in_thread
 from tests.gateway import Gateway, running_gateway, wait_until
 
-
 ROUTES = """
 [[route]]
 name = "smart"
