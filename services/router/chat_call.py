@@ -239,9 +239,20 @@ class ChatCall:
         if provider.retired:
             raise no_credential(provider.name)
         if not provider.credentials:
+            self._check(deployment)
             return Way(provider.target, deployment)
         mine = open_to(provider.credentials, self._grant)
         return self._chooser.way(mine, deployment, self._parts.clock.monotonic())
+
+    def _check(self, seat: Deployment) -> None:
+        """Raises why the seat must be left alone, of which others may have told since the plan was
+        made: the call may have waited for room, for money or for its own typed form.
+        """
+        parts = self._parts
+        if not parts.health.unsuspected(seat.provider, seat.id):
+            why = ill(parts.health, seat, parts.clock.monotonic())
+            if why is not None:
+                raise why
 
     async def _explain(self, plan: Plan, now_unix_s: float, now_s: float) -> None:
         """Says who would be tried, in which order, and why nobody else: nothing is called, held
@@ -378,6 +389,12 @@ class ChatCall:
         attempt, provider, way, exchange, outgoing, _ = prepared
         left_s = self._line.deadline_s - self._parts.clock.monotonic()
         hold = await purse.reserve(exchange.request, self._request_id, attempt.terms, left_s)
+        try:
+            self._check(way.seat)
+        except GatewayError:
+            if hold is not None:
+                hold.release()
+            raise
         if hold is None:
             return prepared
         if hold.output_tokens_cap:
@@ -423,6 +440,7 @@ class ChatCall:
             wait_s = failure.retry_after_ms / 1000
             parts.health.cool_down(seat.id, wait_s, now_s)
             if parts.cooldowns is not None:
+                line.watch.deadline_s = line.deadline_s
                 await parts.cooldowns.tell(seat.id, wait_s)
         if self._is_done():
             return Step.STOP

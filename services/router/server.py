@@ -34,6 +34,7 @@ from services.router.credentials.provider_watch import ProviderWatch
 from services.router.credentials.roster import Making, Roster
 from services.router.execution import ChatExecution
 from services.router.idempotency.repeats import Repeats
+from services.router.limits.peer_cooldowns import EveryWay, PeerCooldowns
 from services.router.limits.waiting import Waiting
 from services.router.limits.windows import Limits
 from services.router.meters import Meters
@@ -142,7 +143,9 @@ class _Router:
         stack.callback(upstream.close)
         roster = await _roster(settings, stack, health)
         catalog = roster.catalog = Catalog(roster.known, prices)
-        purses = _purses(journal, usage, (settings, clock, entropy, failpoints), stack)
+        peers = PeerCooldowns(usage, health, clock, own.name)
+        stack.push_async_callback(peers.close)
+        purses = _purses(journal, usage, (settings, clock, entropy, failpoints), stack, peers)
         parts = Parts(
             settings=own,
             clock=clock,
@@ -164,7 +167,7 @@ class _Router:
             meters=Meters(metrics),
             waiting=_waiting(own, clock),
             shared_limits=shared.limits,
-            cooldowns=shared.cooldowns,
+            cooldowns=EveryWay((shared.cooldowns, peers)) if shared.cooldowns else peers,
             purses=purses,
             failpoints=failpoints,
             repeats=_repeats(own, journal, usage, (clock, entropy), stack),
@@ -209,6 +212,7 @@ def _purses(
     usage: grpc.aio.Channel,
     given: tuple[Settings, Clock, Entropy, Failpoints],
     stack: AsyncExitStack,
+    cooling: PeerCooldowns,
 ) -> Purses:
     """What holds money at usage: this life's epoch, its holds, and the budgets that want them."""
     settings, clock, entropy, failpoints = given
@@ -217,6 +221,7 @@ def _purses(
     holds = Holds(usage, epoch, clock, entropy, failpoints)
     epoch.recall = holds.recall
     watch = BudgetWatch(usage, clock, own.name, holds.recall)
+    watch.cooling = cooling
     for part in (epoch, holds, watch):
         part.start()
         stack.push_async_callback(part.close)

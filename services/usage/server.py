@@ -14,6 +14,7 @@ from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
     alert_service_pb2_grpc,
     budget_service_pb2_grpc,
+    cooldown_service_pb2_grpc,
     hold_service_pb2_grpc,
     idempotency_service_pb2_grpc,
     invoice_service_pb2_grpc,
@@ -36,6 +37,8 @@ from runtime.sql import Database, open_configured
 from services.usage.alerts.alert_sender import AlertSender, ways_of
 from services.usage.alerts.alert_service import AlertService
 from services.usage.alerts.alert_store import AlertStore
+from services.usage.cooldowns.cooldown_service import CooldownService
+from services.usage.cooldowns.cooldown_store import CooldownStore
 from services.usage.idempotency import idempotency_store
 from services.usage.idempotency.idempotency_service import SPARE_US, IdempotencyService
 from services.usage.idempotency.idempotency_store import IdempotencyStore
@@ -176,6 +179,8 @@ class _Books:
         self._answers = IdempotencyStore(database, shared_clock(clock))
         self.answers = IdempotencyService(self._answers, clock, metrics)
         self._hold_service: HoldService | None = None
+        self._cooldowns = CooldownStore(database, shared_clock(clock))
+        self.cooldowns = CooldownService(self._cooldowns, self._board, clock)
 
     async def start(self, clock: Clock) -> None:
         """Brings the schema up to date and takes in what is kept. Raises STORE_UNAVAILABLE."""
@@ -185,6 +190,8 @@ class _Books:
         )
         await self._answers.spare(SPARE_US)
         await self._invoices.migrate(now=clock.now())
+        await self._cooldowns.migrate(now=clock.now())
+        await self.cooldowns.start()
         await self.keeper.start()
 
     def serve(self, server: RpcServer, operator_token: Secret) -> None:
@@ -206,6 +213,7 @@ class _Books:
         server.add(
             idempotency_service_pb2_grpc.add_IdempotencyServiceServicer_to_server, self.answers
         )
+        server.add(cooldown_service_pb2_grpc.add_CooldownServiceServicer_to_server, self.cooldowns)
         server.add(
             invoice_service_pb2_grpc.add_InvoiceServiceServicer_to_server,
             InvoiceService(self._invoices, operator_token),
@@ -279,6 +287,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
                 tasks.create_task(books.keeper.run()),
                 tasks.create_task(AlertSender(outbox, ways, *chance).run()),
                 tasks.create_task(books.answers.run()),
+                tasks.create_task(books.cooldowns.run()),
                 tasks.create_task(RollupKeeper(Rollups(database), clock).run()),
                 tasks.create_task(follow_store(server, prices.age_s, clock)),
             ]

@@ -23,35 +23,36 @@ _sym_db = _symbol_database.Default()
 
 
 from onegate.usage.v1 import budget_pb2 as onegate_dot_usage_dot_v1_dot_budget__pb2
+from onegate.usage.v1 import cooldown_service_pb2 as onegate_dot_usage_dot_v1_dot_cooldown__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%onegate/usage/v1/budget_service.proto\x12\x10onegate.usage.v1\x1a\x1donegate/usage/v1/budget.proto\"<\n\x10SetBudgetRequest\x12(\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x18.onegate.usage.v1.Budget\"=\n\x11SetBudgetResponse\x12(\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x18.onegate.usage.v1.Budget\"k\n\x12ListBudgetsRequest\x12.\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1e.onegate.usage.v1.BudgetFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Y\n\x13ListBudgetsResponse\x12)\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x18.onegate.usage.v1.Budget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x13\x44\x65leteBudgetRequest\x12\x11\n\tbudget_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\"@\n\x14\x44\x65leteBudgetResponse\x12(\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x18.onegate.usage.v1.Budget\"}\n\x13ListBalancesRequest\x12.\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1e.onegate.usage.v1.BudgetFilter\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\\\n\x14ListBalancesResponse\x12+\n\x08\x62\x61lances\x18\x01 \x03(\x0b\x32\x19.onegate.usage.v1.Balance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x13WatchBudgetsRequest\x12\x0f\n\x07watcher\x18\x01 \x01(\t\"\x80\x01\n\x14WatchBudgetsResponse\x12)\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x18.onegate.usage.v1.Budget\x12\x0f\n\x07\x64\x65leted\x18\x02 \x03(\t\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x1a\n\x12recalled_slice_ids\x18\x04 \x03(\t2\xe0\x03\n\rBudgetService\x12T\n\tSetBudget\x12\".onegate.usage.v1.SetBudgetRequest\x1a#.onegate.usage.v1.SetBudgetResponse\x12Z\n\x0bListBudgets\x12$.onegate.usage.v1.ListBudgetsRequest\x1a%.onegate.usage.v1.ListBudgetsResponse\x12]\n\x0c\x44\x65leteBudget\x12%.onegate.usage.v1.DeleteBudgetRequest\x1a&.onegate.usage.v1.DeleteBudgetResponse\x12]\n\x0cListBalances\x12%.onegate.usage.v1.ListBalancesRequest\x1a&.onegate.usage.v1.ListBalancesResponse\x12_\n\x0cWatchBudgets\x12%.onegate.usage.v1.WatchBudgetsRequest\x1a&.onegate.usage.v1.WatchBudgetsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%onegate/usage/v1/budget_service.proto\x12\x10onegate.usage.v1\x1a\x1donegate/usage/v1/budget.proto\x1a\'onegate/usage/v1/cooldown_service.proto\"<\n\x10SetBudgetRequest\x12(\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x18.onegate.usage.v1.Budget\"=\n\x11SetBudgetResponse\x12(\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x18.onegate.usage.v1.Budget\"k\n\x12ListBudgetsRequest\x12.\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1e.onegate.usage.v1.BudgetFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"Y\n\x13ListBudgetsResponse\x12)\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x18.onegate.usage.v1.Budget\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"A\n\x13\x44\x65leteBudgetRequest\x12\x11\n\tbudget_id\x18\x01 \x01(\t\x12\x17\n\x0forganization_id\x18\x02 \x01(\t\"@\n\x14\x44\x65leteBudgetResponse\x12(\n\x06\x62udget\x18\x01 \x01(\x0b\x32\x18.onegate.usage.v1.Budget\"}\n\x13ListBalancesRequest\x12.\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1e.onegate.usage.v1.BudgetFilter\x12\x0f\n\x07subject\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"\\\n\x14ListBalancesResponse\x12+\n\x08\x62\x61lances\x18\x01 \x03(\x0b\x32\x19.onegate.usage.v1.Balance\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x13WatchBudgetsRequest\x12\x0f\n\x07watcher\x18\x01 \x01(\t\"\xaf\x01\n\x14WatchBudgetsResponse\x12)\n\x07\x62udgets\x18\x01 \x03(\x0b\x32\x18.onegate.usage.v1.Budget\x12\x0f\n\x07\x64\x65leted\x18\x02 \x03(\t\x12\x10\n\x08\x63omplete\x18\x03 \x01(\x08\x12\x1a\n\x12recalled_slice_ids\x18\x04 \x03(\t\x12-\n\tcooldowns\x18\x05 \x03(\x0b\x32\x1a.onegate.usage.v1.Cooldown2\xe0\x03\n\rBudgetService\x12T\n\tSetBudget\x12\".onegate.usage.v1.SetBudgetRequest\x1a#.onegate.usage.v1.SetBudgetResponse\x12Z\n\x0bListBudgets\x12$.onegate.usage.v1.ListBudgetsRequest\x1a%.onegate.usage.v1.ListBudgetsResponse\x12]\n\x0c\x44\x65leteBudget\x12%.onegate.usage.v1.DeleteBudgetRequest\x1a&.onegate.usage.v1.DeleteBudgetResponse\x12]\n\x0cListBalances\x12%.onegate.usage.v1.ListBalancesRequest\x1a&.onegate.usage.v1.ListBalancesResponse\x12_\n\x0cWatchBudgets\x12%.onegate.usage.v1.WatchBudgetsRequest\x1a&.onegate.usage.v1.WatchBudgetsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'onegate.usage.v1.budget_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SETBUDGETREQUEST']._serialized_start=90
-  _globals['_SETBUDGETREQUEST']._serialized_end=150
-  _globals['_SETBUDGETRESPONSE']._serialized_start=152
-  _globals['_SETBUDGETRESPONSE']._serialized_end=213
-  _globals['_LISTBUDGETSREQUEST']._serialized_start=215
-  _globals['_LISTBUDGETSREQUEST']._serialized_end=322
-  _globals['_LISTBUDGETSRESPONSE']._serialized_start=324
-  _globals['_LISTBUDGETSRESPONSE']._serialized_end=413
-  _globals['_DELETEBUDGETREQUEST']._serialized_start=415
-  _globals['_DELETEBUDGETREQUEST']._serialized_end=480
-  _globals['_DELETEBUDGETRESPONSE']._serialized_start=482
-  _globals['_DELETEBUDGETRESPONSE']._serialized_end=546
-  _globals['_LISTBALANCESREQUEST']._serialized_start=548
-  _globals['_LISTBALANCESREQUEST']._serialized_end=673
-  _globals['_LISTBALANCESRESPONSE']._serialized_start=675
-  _globals['_LISTBALANCESRESPONSE']._serialized_end=767
-  _globals['_WATCHBUDGETSREQUEST']._serialized_start=769
-  _globals['_WATCHBUDGETSREQUEST']._serialized_end=807
-  _globals['_WATCHBUDGETSRESPONSE']._serialized_start=810
-  _globals['_WATCHBUDGETSRESPONSE']._serialized_end=938
-  _globals['_BUDGETSERVICE']._serialized_start=941
-  _globals['_BUDGETSERVICE']._serialized_end=1421
+  _globals['_SETBUDGETREQUEST']._serialized_start=131
+  _globals['_SETBUDGETREQUEST']._serialized_end=191
+  _globals['_SETBUDGETRESPONSE']._serialized_start=193
+  _globals['_SETBUDGETRESPONSE']._serialized_end=254
+  _globals['_LISTBUDGETSREQUEST']._serialized_start=256
+  _globals['_LISTBUDGETSREQUEST']._serialized_end=363
+  _globals['_LISTBUDGETSRESPONSE']._serialized_start=365
+  _globals['_LISTBUDGETSRESPONSE']._serialized_end=454
+  _globals['_DELETEBUDGETREQUEST']._serialized_start=456
+  _globals['_DELETEBUDGETREQUEST']._serialized_end=521
+  _globals['_DELETEBUDGETRESPONSE']._serialized_start=523
+  _globals['_DELETEBUDGETRESPONSE']._serialized_end=587
+  _globals['_LISTBALANCESREQUEST']._serialized_start=589
+  _globals['_LISTBALANCESREQUEST']._serialized_end=714
+  _globals['_LISTBALANCESRESPONSE']._serialized_start=716
+  _globals['_LISTBALANCESRESPONSE']._serialized_end=808
+  _globals['_WATCHBUDGETSREQUEST']._serialized_start=810
+  _globals['_WATCHBUDGETSREQUEST']._serialized_end=848
+  _globals['_WATCHBUDGETSRESPONSE']._serialized_start=851
+  _globals['_WATCHBUDGETSRESPONSE']._serialized_end=1026
+  _globals['_BUDGETSERVICE']._serialized_start=1029
+  _globals['_BUDGETSERVICE']._serialized_end=1509
 # @@protoc_insertion_point(module_scope)

@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from onegate.usage.v1 import budget_pb2 as _budget_pb2
+from onegate.usage.v1 import cooldown_service_pb2 as _cooldown_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -277,6 +278,7 @@ class WatchBudgetsResponse(_message.Message):
     DELETED_FIELD_NUMBER: _builtins.int
     COMPLETE_FIELD_NUMBER: _builtins.int
     RECALLED_SLICE_IDS_FIELD_NUMBER: _builtins.int
+    COOLDOWNS_FIELD_NUMBER: _builtins.int
     complete: _builtins.bool
     """True on the message that completes the first full set."""
     @_builtins.property
@@ -291,6 +293,12 @@ class WatchBudgetsResponse(_message.Message):
     def recalled_slice_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Slices that are called back because their accounts are short of room: whoever holds one returns it now."""
 
+    @_builtins.property
+    def cooldowns(self) -> _containers.RepeatedCompositeFieldContainer[_cooldown_service_pb2.Cooldown]:
+        """Deployments that a provider wants to be left alone for a while: those that are at the beginning, then what routers
+        tell (`CooldownService.TellCooldowns`). An end that comes sooner than one that is known says nothing.
+        """
+
     def __init__(
         self,
         *,
@@ -298,10 +306,11 @@ class WatchBudgetsResponse(_message.Message):
         deleted: _abc.Iterable[_builtins.str] | None = ...,
         complete: _builtins.bool = ...,
         recalled_slice_ids: _abc.Iterable[_builtins.str] | None = ...,
+        cooldowns: _abc.Iterable[_cooldown_service_pb2.Cooldown] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "complete", b"complete", "deleted", b"deleted", "recalled_slice_ids", b"recalled_slice_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budgets", b"budgets", "complete", b"complete", "cooldowns", b"cooldowns", "deleted", b"deleted", "recalled_slice_ids", b"recalled_slice_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

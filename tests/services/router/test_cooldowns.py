@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from onegate.auth.v1 import grant_pb2
 from runtime.settings import LimitsSettings
 from tests.fake_provider import FakeProvider, Reply
 from tests.services.router.rig import PRICED, Rig, hello, provider, running, settings_in, until
@@ -73,3 +74,22 @@ async def test_a_router_that_was_away_learns_what_it_missed_and_tells_what_it_kn
         async with asyncio.timeout(20):
             while (await two.chat(hello())).reason != BUSY_REASON:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+
+
+@pytest.mark.anyio
+async def test_a_call_that_waited_is_stopped_when_its_deployment_was_asked_for_quiet(
+    tmp_path: Path,
+) -> None:
+    limit = grant_pb2.RateLimit(
+        meter=grant_pb2.RATE_METER_CONCURRENCY, amount=1, scope=grant_pb2.RATE_SCOPE_KEY
+    )
+    async with FakeProvider() as fake:
+        own = settings_in(tmp_path, provider("a", fake), queue_wait_s=20.0)
+        async with running(own, PRICED) as rig:
+            key = rig.add_key(rate_limits=[limit])
+            fake.script(replace(BUSY, first_byte_delay_s=0.5))
+            first = asyncio.create_task(rig.chat(hello(), key=key))
+            await fake.until(lambda: len(fake.chats) == 1)
+            second = asyncio.create_task(rig.chat(hello(), key=key))
+            assert [(await one).reason for one in (first, second)] == [BUSY_REASON] * 2
+            assert len(fake.chats) == 1
