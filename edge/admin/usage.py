@@ -3,8 +3,8 @@
 
 auth says whose usage the caller may see, and usage sums up exactly that. Beside OpenAI's words,
 ``group_by`` takes ``provider``, ``team``, ``feature``, ``customer``, ``run``, ``end_user``,
-``endpoint`` and ``tag:<name>``; each is a field of the results then. Costs carry their exact sum
-in nano-USD beside OpenAI's float.
+``endpoint``, ``credential`` and ``tag:<name>``; each is a field of the results then. Costs carry
+their exact sum in nano-USD beside OpenAI's float.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -35,6 +35,7 @@ _OURS: Final = {
     "run": usage_service_pb2.USAGE_DIMENSION_RUN,
     "end_user": usage_service_pb2.USAGE_DIMENSION_END_USER,
     "endpoint": usage_service_pb2.USAGE_DIMENSION_ENDPOINT,
+    "credential": usage_service_pb2.USAGE_DIMENSION_CREDENTIAL,
 }
 _DIMENSIONS: Final = {
     "project_id": usage_service_pb2.USAGE_DIMENSION_PROJECT,
@@ -121,7 +122,10 @@ def _nothing(_row: pb.ReportRow) -> Json:
 
 def _money(row: pb.ReportRow) -> Json:
     value = row.cost_nano_usd / 10**_NANO_DIGITS
-    return {"amount": {"value": value, "currency": "usd", "nano_usd": row.cost_nano_usd}}
+    amount: Json = {"value": value, "currency": "usd", "nano_usd": row.cost_nano_usd}
+    if row.uncertain_nano_usd:
+        amount["uncertain_nano_usd"] = row.uncertain_nano_usd
+    return {"amount": amount}
 
 
 def _family(

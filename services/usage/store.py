@@ -164,6 +164,7 @@ MIGRATIONS: Final = (
         version=3,
         statements=("ALTER TABLE usage_records ADD COLUMN credential TEXT NOT NULL DEFAULT ''",),
     ),
+    Migration(version=4, statements=rollup_schema.DOUBT_STATEMENTS),
 )
 
 STARTED_AT_US_MAX: Final = 2**62
@@ -344,14 +345,7 @@ class SqlStore:
 
 
 def _selected(query: Select[Any], selection: Selection) -> Select[Any]:
-    wanted = (
-        (_C.organization_id, selection.organization_id),
-        (_C.project_id, selection.project_id),
-        (_C.key_id, selection.key_id),
-        (_C.model, selection.model),
-        (_C.request_id, selection.request_id),
-    )
-    query = query.where(*(column == value for column, value in wanted if value))
+    query = query.where(*(_C[name] == value for name, value in selection.wanted().items()))
     if selection.from_us is not None:
         query = query.where(_C.started_at_us >= selection.from_us)
     if selection.before_us is not None:

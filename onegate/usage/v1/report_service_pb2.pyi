@@ -242,6 +242,7 @@ class ReportRow(_message.Message):
     OUTPUT_AUDIO_TOKENS_FIELD_NUMBER: _builtins.int
     OUTPUT_IMAGE_TOKENS_FIELD_NUMBER: _builtins.int
     WEB_SEARCHES_FIELD_NUMBER: _builtins.int
+    UNCERTAIN_NANO_USD_FIELD_NUMBER: _builtins.int
     attempts: _builtins.int
     """How many attempts."""
     failures: _builtins.int
@@ -274,6 +275,8 @@ class ReportRow(_message.Message):
     """Images among them."""
     web_searches: _builtins.int
     """Web searches that providers ran."""
+    uncertain_nano_usd: _builtins.int
+    """Of the cost, what was posted as uncertain for attempts of which no record came, in nano-USD."""
     @_builtins.property
     def group(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The group's values, in the order of `group_by`."""
@@ -298,10 +301,11 @@ class ReportRow(_message.Message):
         output_audio_tokens: _builtins.int = ...,
         output_image_tokens: _builtins.int = ...,
         web_searches: _builtins.int = ...,
+        uncertain_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "attempts_searching", b"attempts_searching", "cache_write_1h_tokens", b"cache_write_1h_tokens", "cache_write_tokens", b"cache_write_tokens", "cached_input_audio_tokens", b"cached_input_audio_tokens", "cached_input_tokens", b"cached_input_tokens", "cost_nano_usd", b"cost_nano_usd", "failures", b"failures", "group", b"group", "input_audio_tokens", b"input_audio_tokens", "input_image_tokens", b"input_image_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_image_tokens", b"output_image_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "web_searches", b"web_searches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "attempts_searching", b"attempts_searching", "cache_write_1h_tokens", b"cache_write_1h_tokens", "cache_write_tokens", b"cache_write_tokens", "cached_input_audio_tokens", b"cached_input_audio_tokens", "cached_input_tokens", b"cached_input_tokens", "cost_nano_usd", b"cost_nano_usd", "failures", b"failures", "group", b"group", "input_audio_tokens", b"input_audio_tokens", "input_image_tokens", b"input_image_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_image_tokens", b"output_image_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "uncertain_nano_usd", b"uncertain_nano_usd", "web_searches", b"web_searches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

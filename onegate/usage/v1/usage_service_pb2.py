@@ -26,31 +26,31 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from onegate.usage.v1 import usage_record_pb2 as onegate_dot_usage_dot_v1_dot_usage__record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$onegate/usage/v1/usage_service.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#onegate/usage/v1/usage_record.proto\"D\n\x12RecordUsageRequest\x12.\n\x07records\x18\x01 \x03(\x0b\x32\x1d.onegate.usage.v1.UsageRecord\"P\n\x13RecordUsageResponse\x12\x10\n\x08inserted\x18\x01 \x01(\x05\x12\x12\n\nduplicates\x18\x02 \x01(\x05\x12\x13\n\x0bquarantined\x18\x03 \x03(\t\"\xd3\x01\n\x0bUsageFilter\x12\x30\n\x0cstarted_from\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0estarted_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nproject_id\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x17\n\x0forganization_id\x18\x07 \x01(\t\"h\n\x10ListUsageRequest\x12-\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1d.onegate.usage.v1.UsageFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x11ListUsageResponse\x12.\n\x07records\x18\x01 \x03(\x0b\x32\x1d.onegate.usage.v1.UsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x87\x01\n\x15SummarizeUsageRequest\x12-\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1d.onegate.usage.v1.UsageFilter\x12\x32\n\x08group_by\x18\x02 \x03(\x0e\x32 .onegate.usage.v1.UsageDimension\x12\x0b\n\x03tag\x18\x03 \x01(\t\"F\n\x16SummarizeUsageResponse\x12,\n\x04rows\x18\x01 \x03(\x0b\x32\x1e.onegate.usage.v1.UsageSummary\"\xa2\x01\n\x0cUsageSummary\x12\r\n\x05group\x18\x01 \x03(\t\x12\x10\n\x08\x61ttempts\x18\x02 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x03 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x04 \x01(\x03\x12\x15\n\routput_tokens\x18\x05 \x01(\x03\x12\x15\n\rcost_nano_usd\x18\x06 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x03*\xc0\x03\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x01\x12\x17\n\x13USAGE_DIMENSION_KEY\x10\x02\x12\x1b\n\x17USAGE_DIMENSION_PROJECT\x10\x03\x12\x1c\n\x18USAGE_DIMENSION_PROVIDER\x10\x04\x12\x17\n\x13USAGE_DIMENSION_DAY\x10\x05\x12\x1b\n\x17USAGE_DIMENSION_FEATURE\x10\x06\x12\x1c\n\x18USAGE_DIMENSION_CUSTOMER\x10\x07\x12\x18\n\x14USAGE_DIMENSION_TEAM\x10\x08\x12\x17\n\x13USAGE_DIMENSION_RUN\x10\t\x12\x17\n\x13USAGE_DIMENSION_TAG\x10\n\x12\x1c\n\x18USAGE_DIMENSION_END_USER\x10\x0b\x12 \n\x1cUSAGE_DIMENSION_ORGANIZATION\x10\x0c\x12\x1c\n\x18USAGE_DIMENSION_ENDPOINT\x10\r\x12 \n\x1cUSAGE_DIMENSION_SERVICE_TIER\x10\x0e\x32\xa5\x02\n\x0cUsageService\x12Z\n\x0bRecordUsage\x12$.onegate.usage.v1.RecordUsageRequest\x1a%.onegate.usage.v1.RecordUsageResponse\x12T\n\tListUsage\x12\".onegate.usage.v1.ListUsageRequest\x1a#.onegate.usage.v1.ListUsageResponse\x12\x63\n\x0eSummarizeUsage\x12\'.onegate.usage.v1.SummarizeUsageRequest\x1a(.onegate.usage.v1.SummarizeUsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$onegate/usage/v1/usage_service.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a#onegate/usage/v1/usage_record.proto\"D\n\x12RecordUsageRequest\x12.\n\x07records\x18\x01 \x03(\x0b\x32\x1d.onegate.usage.v1.UsageRecord\"P\n\x13RecordUsageResponse\x12\x10\n\x08inserted\x18\x01 \x01(\x05\x12\x12\n\nduplicates\x18\x02 \x01(\x05\x12\x13\n\x0bquarantined\x18\x03 \x03(\t\"\xb5\x02\n\x0bUsageFilter\x12\x30\n\x0cstarted_from\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x32\n\x0estarted_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nproject_id\x18\x03 \x01(\t\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\r\n\x05model\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x17\n\x0forganization_id\x18\x07 \x01(\t\x12\x10\n\x08provider\x18\x08 \x01(\t\x12\x10\n\x08\x63ustomer\x18\t \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\n \x01(\t\x12\x0b\n\x03run\x18\x0b \x01(\t\x12\x0c\n\x04team\x18\x0c \x01(\t\x12\x10\n\x08\x65nd_user\x18\r \x01(\t\"h\n\x10ListUsageRequest\x12-\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1d.onegate.usage.v1.UsageFilter\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"\\\n\x11ListUsageResponse\x12.\n\x07records\x18\x01 \x03(\x0b\x32\x1d.onegate.usage.v1.UsageRecord\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x87\x01\n\x15SummarizeUsageRequest\x12-\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x1d.onegate.usage.v1.UsageFilter\x12\x32\n\x08group_by\x18\x02 \x03(\x0e\x32 .onegate.usage.v1.UsageDimension\x12\x0b\n\x03tag\x18\x03 \x01(\t\"F\n\x16SummarizeUsageResponse\x12,\n\x04rows\x18\x01 \x03(\x0b\x32\x1e.onegate.usage.v1.UsageSummary\"\xbe\x01\n\x0cUsageSummary\x12\r\n\x05group\x18\x01 \x03(\t\x12\x10\n\x08\x61ttempts\x18\x02 \x01(\x03\x12\x14\n\x0cinput_tokens\x18\x03 \x01(\x03\x12\x1b\n\x13\x63\x61\x63hed_input_tokens\x18\x04 \x01(\x03\x12\x15\n\routput_tokens\x18\x05 \x01(\x03\x12\x15\n\rcost_nano_usd\x18\x06 \x01(\x03\x12\x10\n\x08\x66\x61ilures\x18\x07 \x01(\x03\x12\x1a\n\x12uncertain_nano_usd\x18\x08 \x01(\x03*\xe0\x03\n\x0eUsageDimension\x12\x1f\n\x1bUSAGE_DIMENSION_UNSPECIFIED\x10\x00\x12\x19\n\x15USAGE_DIMENSION_MODEL\x10\x01\x12\x17\n\x13USAGE_DIMENSION_KEY\x10\x02\x12\x1b\n\x17USAGE_DIMENSION_PROJECT\x10\x03\x12\x1c\n\x18USAGE_DIMENSION_PROVIDER\x10\x04\x12\x17\n\x13USAGE_DIMENSION_DAY\x10\x05\x12\x1b\n\x17USAGE_DIMENSION_FEATURE\x10\x06\x12\x1c\n\x18USAGE_DIMENSION_CUSTOMER\x10\x07\x12\x18\n\x14USAGE_DIMENSION_TEAM\x10\x08\x12\x17\n\x13USAGE_DIMENSION_RUN\x10\t\x12\x17\n\x13USAGE_DIMENSION_TAG\x10\n\x12\x1c\n\x18USAGE_DIMENSION_END_USER\x10\x0b\x12 \n\x1cUSAGE_DIMENSION_ORGANIZATION\x10\x0c\x12\x1c\n\x18USAGE_DIMENSION_ENDPOINT\x10\r\x12 \n\x1cUSAGE_DIMENSION_SERVICE_TIER\x10\x0e\x12\x1e\n\x1aUSAGE_DIMENSION_CREDENTIAL\x10\x0f\x32\xa5\x02\n\x0cUsageService\x12Z\n\x0bRecordUsage\x12$.onegate.usage.v1.RecordUsageRequest\x1a%.onegate.usage.v1.RecordUsageResponse\x12T\n\tListUsage\x12\".onegate.usage.v1.ListUsageRequest\x1a#.onegate.usage.v1.ListUsageResponse\x12\x63\n\x0eSummarizeUsage\x12\'.onegate.usage.v1.SummarizeUsageRequest\x1a(.onegate.usage.v1.SummarizeUsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'onegate.usage.v1.usage_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_USAGEDIMENSION']._serialized_start=1070
-  _globals['_USAGEDIMENSION']._serialized_end=1518
+  _globals['_USAGEDIMENSION']._serialized_start=1196
+  _globals['_USAGEDIMENSION']._serialized_end=1676
   _globals['_RECORDUSAGEREQUEST']._serialized_start=128
   _globals['_RECORDUSAGEREQUEST']._serialized_end=196
   _globals['_RECORDUSAGERESPONSE']._serialized_start=198
   _globals['_RECORDUSAGERESPONSE']._serialized_end=278
   _globals['_USAGEFILTER']._serialized_start=281
-  _globals['_USAGEFILTER']._serialized_end=492
-  _globals['_LISTUSAGEREQUEST']._serialized_start=494
-  _globals['_LISTUSAGEREQUEST']._serialized_end=598
-  _globals['_LISTUSAGERESPONSE']._serialized_start=600
-  _globals['_LISTUSAGERESPONSE']._serialized_end=692
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=695
-  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=830
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=832
-  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=902
-  _globals['_USAGESUMMARY']._serialized_start=905
-  _globals['_USAGESUMMARY']._serialized_end=1067
-  _globals['_USAGESERVICE']._serialized_start=1521
-  _globals['_USAGESERVICE']._serialized_end=1814
+  _globals['_USAGEFILTER']._serialized_end=590
+  _globals['_LISTUSAGEREQUEST']._serialized_start=592
+  _globals['_LISTUSAGEREQUEST']._serialized_end=696
+  _globals['_LISTUSAGERESPONSE']._serialized_start=698
+  _globals['_LISTUSAGERESPONSE']._serialized_end=790
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_start=793
+  _globals['_SUMMARIZEUSAGEREQUEST']._serialized_end=928
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_start=930
+  _globals['_SUMMARIZEUSAGERESPONSE']._serialized_end=1000
+  _globals['_USAGESUMMARY']._serialized_start=1003
+  _globals['_USAGESUMMARY']._serialized_end=1193
+  _globals['_USAGESERVICE']._serialized_start=1679
+  _globals['_USAGESERVICE']._serialized_end=1972
 # @@protoc_insertion_point(module_scope)

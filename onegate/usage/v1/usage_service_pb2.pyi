@@ -57,6 +57,8 @@ class _UsageDimensionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_UsageD
     """The API that was used."""
     USAGE_DIMENSION_SERVICE_TIER: _UsageDimension.ValueType  # 14
     """The service tier, in the provider's own word."""
+    USAGE_DIMENSION_CREDENTIAL: _UsageDimension.ValueType  # 15
+    """Which of the provider's credentials was used."""
 
 class UsageDimension(_UsageDimension, metaclass=_UsageDimensionEnumTypeWrapper):
     """What sums are grouped by."""
@@ -91,6 +93,8 @@ USAGE_DIMENSION_ENDPOINT: UsageDimension.ValueType  # 13
 """The API that was used."""
 USAGE_DIMENSION_SERVICE_TIER: UsageDimension.ValueType  # 14
 """The service tier, in the provider's own word."""
+USAGE_DIMENSION_CREDENTIAL: UsageDimension.ValueType  # 15
+"""Which of the provider's credentials was used."""
 Global___UsageDimension: _TypeAlias = UsageDimension  # noqa: Y015
 
 @_typing.final
@@ -162,6 +166,12 @@ class UsageFilter(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     ORGANIZATION_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    CUSTOMER_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    TEAM_FIELD_NUMBER: _builtins.int
+    END_USER_FIELD_NUMBER: _builtins.int
     project_id: _builtins.str
     """Of this project."""
     key_id: _builtins.str
@@ -172,6 +182,18 @@ class UsageFilter(_message.Message):
     """Of this request."""
     organization_id: _builtins.str
     """Of this organisation; forced to the caller's own unless the caller is the operator."""
+    provider: _builtins.str
+    """Of this configured provider."""
+    customer: _builtins.str
+    """Of this customer."""
+    feature: _builtins.str
+    """Of this feature."""
+    run: _builtins.str
+    """Of this agent run."""
+    team: _builtins.str
+    """Of this team."""
+    end_user: _builtins.str
+    """Of this end user."""
     @_builtins.property
     def started_from(self) -> _timestamp_pb2.Timestamp:
         """From this time on."""
@@ -190,10 +212,16 @@ class UsageFilter(_message.Message):
         model: _builtins.str = ...,
         request_id: _builtins.str = ...,
         organization_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        customer: _builtins.str = ...,
+        feature: _builtins.str = ...,
+        run: _builtins.str = ...,
+        team: _builtins.str = ...,
+        end_user: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["started_before", b"started_before", "started_from", b"started_from"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "model", b"model", "organization_id", b"organization_id", "project_id", b"project_id", "request_id", b"request_id", "started_before", b"started_before", "started_from", b"started_from"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["customer", b"customer", "end_user", b"end_user", "feature", b"feature", "key_id", b"key_id", "model", b"model", "organization_id", b"organization_id", "project_id", b"project_id", "provider", b"provider", "request_id", b"request_id", "run", b"run", "started_before", b"started_before", "started_from", b"started_from", "team", b"team"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -330,6 +358,7 @@ class UsageSummary(_message.Message):
     OUTPUT_TOKENS_FIELD_NUMBER: _builtins.int
     COST_NANO_USD_FIELD_NUMBER: _builtins.int
     FAILURES_FIELD_NUMBER: _builtins.int
+    UNCERTAIN_NANO_USD_FIELD_NUMBER: _builtins.int
     attempts: _builtins.int
     """How many attempts."""
     input_tokens: _builtins.int
@@ -342,6 +371,8 @@ class UsageSummary(_message.Message):
     """Cost in nano-USD."""
     failures: _builtins.int
     """How many attempts did not complete."""
+    uncertain_nano_usd: _builtins.int
+    """Of the cost, what was posted as uncertain for attempts of which no record came, in nano-USD."""
     @_builtins.property
     def group(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The group's values, in the order of `group_by`."""
@@ -356,10 +387,11 @@ class UsageSummary(_message.Message):
         output_tokens: _builtins.int = ...,
         cost_nano_usd: _builtins.int = ...,
         failures: _builtins.int = ...,
+        uncertain_nano_usd: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cached_input_tokens", b"cached_input_tokens", "cost_nano_usd", b"cost_nano_usd", "failures", b"failures", "group", b"group", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "cached_input_tokens", b"cached_input_tokens", "cost_nano_usd", b"cost_nano_usd", "failures", b"failures", "group", b"group", "input_tokens", b"input_tokens", "output_tokens", b"output_tokens", "uncertain_nano_usd", b"uncertain_nano_usd"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -6,7 +6,6 @@ from typing import Final
 
 from onegate.common.v1.error_pb2 import BudgetRefusal
 from onegate.usage.v1 import hold_pb2
-from services.usage.ledger import transactions
 from services.usage.ledger.budgets import Account, described
 from services.usage.ledger.transactions import Kind, Tally
 
@@ -115,7 +114,7 @@ def release(hold: Held, amount: int, reference: str, tally: Tally) -> int:
     if hold.state == hold_pb2.HOLD_STATE_PENDING:
         tally.hold(hold.accounts, -taken)
     else:
-        tally.write(transactions.transaction(Kind.CORRECTION, reference, hold.accounts, -taken))
+        tally.doubt(Kind.CORRECTION, reference, (hold.id, hold.accounts), -taken)
     hold.amount_nano_usd -= taken
     return taken
 
@@ -134,10 +133,8 @@ def expire(hold: Held, tally: Tally) -> None:
         return
     if hold.amount_nano_usd:
         tally.hold(hold.accounts, -hold.amount_nano_usd)
-        made = transactions.transaction(
-            Kind.UNCERTAIN, hold.id, hold.accounts, hold.amount_nano_usd
-        )
-        tally.write(made)
+        owner = (hold.id, hold.accounts)
+        tally.doubt(Kind.UNCERTAIN, hold.id, owner, hold.amount_nano_usd)
     hold.state = hold_pb2.HOLD_STATE_UNCERTAIN
 
 

@@ -136,6 +136,22 @@ _INDEXES: Final = (
     Index("budget_crossings_untold", CROSSINGS.c.told_at_us),
 )
 
+_ONE_ENTRY: Final = (
+    " FROM ledger_transactions t JOIN ledger_entries e ON e.transaction_id = t.id"
+    " AND e.account_id = (SELECT min(o.account_id) FROM ledger_entries o"
+    " WHERE o.transaction_id = t.id AND o.account_id <> 'world')"
+    " JOIN ledger_accounts a ON a.id = e.account_id JOIN budgets b ON b.id = a.budget_id"
+)
+_OLD_DOUBTS: Final = (
+    "INSERT INTO usage_doubts (id, hold_id, started_at_us, amount_nano_usd, organization_id,"
+    " project_id, key_id, customer, feature, run) SELECT t.id, substr(t.reference, 1, 36),"
+    " t.posted_at_us, e.amount_nano_usd, b.organization_id, '', '', '', '', ''"
+    f"{_ONE_ENTRY} WHERE t.kind IN (3, 4)"
+)
+"""What was posted as uncertain before reports had it: one of its entries says how much. Who it was
+is not known any more; a correction counts when it was posted.
+"""
+
 MIGRATIONS: Final = (
     Migration(
         version=1,
@@ -145,4 +161,5 @@ MIGRATIONS: Final = (
             "INSERT INTO budget_revisions (id, revision) VALUES (1, 0)",
         ),
     ),
+    Migration(version=2, statements=(_OLD_DOUBTS,)),
 )

@@ -24,6 +24,7 @@ from runtime.sql import insert_new, unix_micros
 from services.usage.driver_sql import insertion, places, run, run_all
 from services.usage.ledger import transactions
 from services.usage.ledger.budgets import Account, Book, thresholds
+from services.usage.ledger.doubt_rows import write_doubts
 from services.usage.ledger.holds import Room
 from services.usage.ledger.ledger_schema import (
     ACCOUNTS,
@@ -177,6 +178,7 @@ class LedgerStore:
     def apply(self, connection: Connection, tally: Tally, now_us: int) -> None:
         """Writes transactions and what they do to the balances. The accounts are locked."""
         self._write(connection, tally.transactions, now_us)
+        write_doubts(connection, tally.doubts, now_us)
         rows = []
         for name in sorted(tally.posted.keys() | tally.held.keys()):
             posted, held = tally.posted.get(name, 0), tally.held.get(name, 0)

@@ -51,6 +51,23 @@ class Transaction:
     overrun_nano_usd: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """How much of a hold stands in for what nobody knows, or no longer does.
+
+    Attributes:
+        id: the transaction that says so.
+        hold_id: the attempt's or slice's hold.
+        amount_nano_usd: what is in doubt now, or less than nothing for what no longer is.
+        accounts: the ids of the hold's accounts, each of which was posted the amount.
+    """
+
+    id: str
+    hold_id: str
+    amount_nano_usd: int
+    accounts: tuple[str, ...]
+
+
 def transaction(
     kind: Kind,
     reference: str,
@@ -91,6 +108,7 @@ class Tally:
         self.posted: dict[str, int] = {}
         self.held: dict[str, int] = {}
         self.transactions: list[Transaction] = []
+        self.doubts: list[Doubt] = []
 
     def write(self, made: Transaction) -> None:
         """Adds a transaction and what it does to the balances."""
@@ -98,6 +116,19 @@ class Tally:
         for account, amount in made.entries:
             if account != WORLD:
                 self.posted[account] = self.posted.get(account, 0) + amount
+
+    def doubt(
+        self, kind: Kind, reference: str, hold: tuple[str, tuple[str, ...]], amount_nano_usd: int
+    ) -> None:
+        """Writes a transaction about the money of a hold, given with its accounts, whose truth is
+        not known.
+        """
+        name, accounts = hold
+        made = transaction(kind, reference, accounts, amount_nano_usd)
+        self.write(made)
+        self.doubts.append(
+            Doubt(id=made.id, hold_id=name, amount_nano_usd=amount_nano_usd, accounts=accounts)
+        )
 
     def hold(self, accounts: Sequence[str], amount_nano_usd: int) -> None:
         """Sets money aside on accounts; less than nothing releases it."""

@@ -28,6 +28,22 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SEAL_BYTES: Final = 8
 
 
+SELECTED: Final = (
+    "organization_id",
+    "project_id",
+    "key_id",
+    "model",
+    "request_id",
+    "provider",
+    "customer",
+    "feature",
+    "run",
+    "team",
+    "end_user",
+)
+"""What a filter may choose beside the time: fields of it, and columns of records."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
     """Which records: all that is set must match. Times are µs since 1970, the end exclusive."""
@@ -39,6 +55,17 @@ class Selection:
     key_id: str = ""
     model: str = ""
     request_id: str = ""
+    provider: str = ""
+    customer: str = ""
+    feature: str = ""
+    run: str = ""
+    team: str = ""
+    end_user: str = ""
+
+    def wanted(self) -> dict[str, str]:
+        """The columns of records that are chosen, each with its value."""
+        named = {name: getattr(self, name) for name in SELECTED}
+        return {name: value for name, value in named.items() if value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +98,12 @@ def selection_of(wanted: UsageFilter) -> Selection:
         key_id=wanted.key_id,
         model=wanted.model,
         request_id=wanted.request_id,
+        provider=wanted.provider,
+        customer=wanted.customer,
+        feature=wanted.feature,
+        run=wanted.run,
+        team=wanted.team,
+        end_user=wanted.end_user,
     )
 
 
@@ -154,6 +187,7 @@ def summary(group: Sequence[str | int], sums: Mapping[str, int]) -> usage_servic
         output_tokens=sums["output_tokens"],
         cost_nano_usd=sums["cost_nano_usd"],
         failures=sums["failures"],
+        uncertain_nano_usd=sums["uncertain_nano_usd"],
     )
 
 

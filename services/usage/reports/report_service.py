@@ -47,6 +47,7 @@ _COLUMNS: Final = {
     usage_service_pb2.USAGE_DIMENSION_ORGANIZATION: "organization_id",
     usage_service_pb2.USAGE_DIMENSION_ENDPOINT: "endpoint",
     usage_service_pb2.USAGE_DIMENSION_SERVICE_TIER: "service_tier",
+    usage_service_pb2.USAGE_DIMENSION_CREDENTIAL: "credential",
 }
 """What each dimension groups by; days are whole days since 1970."""
 
@@ -86,18 +87,11 @@ def columns_of(group_by: Sequence[UsageDimension.ValueType], tag: str) -> tuple[
 
 def question_of(selection: Selection, groups: tuple[str, ...], tag: str) -> Question:
     """The question that a selection of records means."""
-    wanted = {
-        "organization_id": selection.organization_id,
-        "project_id": selection.project_id,
-        "key_id": selection.key_id,
-        "model": selection.model,
-        "request_id": selection.request_id,
-    }
     before_us = selection.before_us
     return Question(
         from_us=max(selection.from_us or 0, 0),
         before_us=STARTED_AT_US_MAX if before_us is None else max(before_us, 0),
-        where={name: [value] for name, value in wanted.items() if value},
+        where={name: [value] for name, value in selection.wanted().items()},
         groups=groups,
         tag=tag,
     )
@@ -177,6 +171,8 @@ def _question(
         groups=(START, *groups),
         tag=request.tag,
         unit_us=unit_us,
+        # Of which kind an attempt was, only its record says.
+        uncertain=request.kind == pb.REPORT_KIND_UNSPECIFIED,
     )
 
 

@@ -33,9 +33,11 @@ from services.usage.reports.rollup_schema import (
     ADJUSTMENTS,
     COUNTS,
     CUBES,
+    DOUBTS,
     LATE,
     MARKS,
     MEASURES,
+    UNCERTAIN,
     Cube,
 )
 from services.usage.reports.spans import DAY_US, Marks, Source, Span, spans
@@ -50,6 +52,7 @@ TAG: Final = "tag"
 """The group of the value of the question's tag."""
 
 _TIME: Final = RECORDS.c.started_at_us
+_SUMS: Final = (*MEASURES, UNCERTAIN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,7 @@ class Question:
         groups: columns of the records, :data:`START` or :data:`TAG`.
         tag: the tag that TAG means.
         unit_us: how long a bucket of START is.
+        uncertain: whether what was posted without a record counts.
     """
 
     from_us: int = 0
@@ -72,6 +76,7 @@ class Question:
     groups: tuple[str, ...] = ()
     tag: str = ""
     unit_us: int = DAY_US
+    uncertain: bool = True
 
     def cube(self) -> Cube | None:
         """The cube that has all columns that are asked about."""
@@ -118,10 +123,12 @@ def totals(
     connection: Connection, question: Question, rows_max: int, dearest_first: bool
 ) -> list[Total]:
     """The sums of committed records, in one snapshot."""
-    parts = union_all(*_parts(connection, question)).subquery("parts")
+    nothing: ColumnElement[Any] = literal_column("0").label(UNCERTAIN)
+    known = [part.add_columns(nothing) for part in _parts(connection, question)]
+    parts = union_all(*known, *_doubts(question)).subquery("parts")
     names = [f"g{number}" for number in range(len(question.groups))]
     groups = [parts.c[name] for name in names]
-    sums = [func.coalesce(func.sum(parts.c[name]), 0).label(name) for name in MEASURES]
+    sums = [func.coalesce(func.sum(parts.c[name]), 0).label(name) for name in _SUMS]
     query = select(*groups, *sums).group_by(*groups).limit(rows_max)
     cost: ColumnElement[Any] = literal_column("cost_nano_usd").desc()
     query = query.order_by(*((cost, *groups) if dearest_first else groups))
@@ -214,6 +221,33 @@ def _late(connection: Connection, question: Question, from_us: int, before_us: i
     return _chosen(query, question, RECORDS)
 
 
+def _doubts(question: Question) -> list[Select[Any]]:
+    """What was posted without a record: of no model or provider, and of nobody whom no budget
+    named.
+    """
+    blank = [name for name in question.where if name not in DOUBTS.c]
+    if not question.uncertain or any("" not in question.where[name] for name in blank):
+        return []
+    time = DOUBTS.c.started_at_us
+    known: dict[str, ColumnElement[Any]] = {
+        START: time // literal_column(str(question.unit_us)),
+        **{name: DOUBTS.c[name] for name in question.groups if name in DOUBTS.c},
+    }
+    nobody: ColumnElement[Any] = literal_column("''")
+    groups = [known.get(name, nobody).label(f"g{n}") for n, name in enumerate(question.groups)]
+    amount = func.sum(DOUBTS.c.amount_nano_usd)
+    zero: ColumnElement[Any] = literal_column("0")
+    sums = [
+        amount.label(name) if name in ("cost_nano_usd", UNCERTAIN) else zero.label(name)
+        for name in _SUMS
+    ]
+    query = select(*groups, *sums).where(time >= question.from_us, time < question.before_us)
+    named = [name for name in question.where if name in DOUBTS.c]
+    chosen = [DOUBTS.c[name].in_(list(question.where[name])) for name in named]
+    # PostgreSQL does not group by a text that is the same everywhere.
+    return [query.where(*chosen).group_by(*(known[n] for n in question.groups if n in known))]
+
+
 def _groups(
     connection: Connection, question: Question, table: Table, time: ColumnElement[Any]
 ) -> list[ColumnElement[Any]]:
@@ -256,4 +290,4 @@ def _chosen(query: Select[Any], question: Question, table: Table) -> Select[Any]
 def _total(row: Row[Any], groups: int) -> Total:
     # PostgreSQL sums in NUMERIC, SQLite in integers: both are exact, and both are whole.
     sums = (int(value) for value in row[groups:])
-    return Total(group=tuple(row[:groups]), sums=dict(zip(MEASURES, sums, strict=True)))
+    return Total(group=tuple(row[:groups]), sums=dict(zip(_SUMS, sums, strict=True)))

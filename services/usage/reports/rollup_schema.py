@@ -32,6 +32,9 @@ COUNTS: Final = (
 MEASURES: Final = ("attempts", "failures", "attempts_searching", "cost_nano_usd", *COUNTS)
 """What is summed up, by the names that the contract has for it."""
 
+UNCERTAIN: Final = "uncertain_nano_usd"
+"""The part of the cost that is :data:`DOUBTS`; beside the measures, because no cube has it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cube:
@@ -127,6 +130,30 @@ ADJUSTMENTS = Table(
 )
 """What attempts cost more or less than their records say."""
 
+DOUBTS = Table(
+    "usage_doubts",
+    METADATA,
+    # The ledger's transaction: written with it, once.
+    Column("id", Text, primary_key=True),
+    # The attempt's hold, or the slice's.
+    Column("hold_id", String(36), nullable=False),
+    # When the money was set aside.
+    Column("started_at_us", BigInteger, nullable=False),
+    # Less than nothing takes back what came out after all.
+    Column("amount_nano_usd", BigInteger, nullable=False),
+    Column("organization_id", String(64), nullable=False),
+    # Who it was, as far as the budgets that it was held on say so; empty beyond.
+    Column("project_id", String(64), nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Column("customer", Text, nullable=False),
+    Column("feature", Text, nullable=False),
+    Column("run", Text, nullable=False),
+    Index("usage_doubts_by_time", "started_at_us"),
+)
+"""What may have been spent by attempts of which no record came: their sum is what the ledger has
+posted as uncertain and not corrected. Few, and read as they are.
+"""
+
 
 def _name(index: Index) -> str:
     return str(index.name)
@@ -146,4 +173,9 @@ STATEMENTS: Final[tuple[str | ExecutableDDLElement, ...]] = (
         f"INSERT INTO usage_rollup_marks (name, before_us) VALUES ('{name}', 0)"  # noqa: S608
         for name in ("sealed", "hours", "days")
     ),
+)
+
+DOUBT_STATEMENTS: Final[tuple[str | ExecutableDDLElement, ...]] = (
+    CreateTable(DOUBTS),
+    *(CreateIndex(index) for index in DOUBTS.indexes),
 )

@@ -123,6 +123,7 @@ def test_a_row_says_days_as_dates() -> None:
         "output_tokens": 4,
         "cost_nano_usd": 5,
         "failures": 6,
+        "uncertain_nano_usd": 7,
     }
     assert summary((20778, "m"), sums) == usage_service_pb2.UsageSummary(
         group=["2026-11-21", "m"],
@@ -132,4 +133,5 @@ def test_a_row_says_days_as_dates() -> None:
         output_tokens=4,
         cost_nano_usd=5,
         failures=6,
+        uncertain_nano_usd=7,
     )
