@@ -19,6 +19,10 @@ UNIX_PATH_BYTES_MAX: Final = 100
 (https://man7.org/linux/man-pages/man7/unix.7.html).
 """
 
+DAYS_KEPT_MIN: Final = 62
+DAYS_KEPT_MAX: Final = 36_500
+"""How long single records are kept at least and at most, in days, when not for ever."""
+
 _RULE: Final = "rule"
 _PORT_MAX: Final = 65535
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]{1,253}", re.ASCII)
@@ -175,6 +179,13 @@ def dsn(value: str) -> str | None:
             return None
         return "must have : / @ % and spaces in a password written as %3A %2F %40 %25 %20"
     return "must look like sqlite:///var/lib/onegate/auth.db or postgresql://host/database"
+
+
+def days_kept(value: int) -> str | None:
+    """For how many days records are kept: a month must be over, and time be left to bill it."""
+    if value == 0 or DAYS_KEPT_MIN <= value <= DAYS_KEPT_MAX:
+        return None
+    return f"must be 0 (for ever) or between {DAYS_KEPT_MIN} and {DAYS_KEPT_MAX:,} days"
 
 
 def valkey_url(value: str) -> str | None:

@@ -167,13 +167,14 @@ class OidcSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageSettings:
     """The usage service. ``dsn`` may hold a password and is never shown; ``dsn_file`` names a file
-    that holds it.
+    that holds it. ``records_days`` is for how many days records are kept at least, 0 for ever.
     """
 
     listen: str = field(default="", metadata=ruled(rules.listen_address))
     dsn: str = field(default="", repr=False, metadata=ruled(rules.dsn))
     dsn_file: str = field(default="", metadata=ruled(rules.path))
     connections_max: int = field(default=8, metadata=between(3, 1000))
+    records_days: int = field(default=0, metadata=ruled(rules.days_kept))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

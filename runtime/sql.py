@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Table, func, literal_column, select
 from runtime.clock import Clock, Entropy, SystemClock, SystemEntropy
 from runtime.secrets import read_secret
 from runtime.sql_lane import CONNECTIONS_MAX, TIMEOUT_S, Work
-from runtime.sql_schema import Migration, SchemaError
+from runtime.sql_schema import Migration, Only, SchemaError
 from runtime.sql_sqlite import SqliteDatabase
 from runtime.sql_types import NanoUsd, RowNumber, Timestamp, unix_micros
 
@@ -32,6 +32,7 @@ __all__ = [
     "Database",
     "Migration",
     "NanoUsd",
+    "Only",
     "RowNumber",
     "SchemaError",
     "Timestamp",

@@ -24,6 +24,14 @@ class SchemaError(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Only:
+    """A statement for one dialect alone, named as SQLAlchemy does (``postgresql``)."""
+
+    dialect: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Migration:
     """One step forward of a service's schema; there is no way back.
 
@@ -31,11 +39,11 @@ class Migration:
         version: 1 for the first, then one more each time, never reused or edited once released.
         statements: run in order, in the transaction that records the version. Text where every
             dialect agrees, a DDL element (``CreateTable(table)``) where types differ,
-            ``DDL("…").execute_if(dialect="postgresql")`` for one of them alone.
+            :class:`Only` for one of them alone.
     """
 
     version: int
-    statements: tuple[str | ExecutableDDLElement, ...]
+    statements: tuple[str | Only | ExecutableDDLElement, ...]
 
 
 _VERSIONS: Final = Table(
@@ -70,10 +78,14 @@ def migrate(
         )
     for migration in migrations[current:]:
         for statement in migration.statements:
-            if isinstance(statement, str):
-                connection.exec_driver_sql(statement)
-            else:
-                connection.execute(statement)
+            match statement:
+                case str():
+                    connection.exec_driver_sql(statement)
+                case Only():
+                    if connection.dialect.name == statement.dialect:
+                        connection.exec_driver_sql(statement.sql)
+                case _:
+                    connection.execute(statement)
         row = {"service": service, "version": migration.version, "applied_at_us": now_us}
         connection.execute(insert(_VERSIONS).values(row))
     return len(migrations)

@@ -4,7 +4,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any, Final, TypeAlias
 
@@ -33,7 +33,7 @@ from runtime.passes import REPORTS, SPENDING, Gate
 from runtime.readiness import follow_store, when_available
 from runtime.rpc import RpcServer, require_operator
 from runtime.secrets import FileSecrets, Secret
-from runtime.sql import Database, open_configured
+from runtime.sql import Database, open_configured, unix_micros
 from services.usage.alerts.alert_sender import AlertSender, ways_of
 from services.usage.alerts.alert_service import AlertService
 from services.usage.alerts.alert_store import AlertStore
@@ -66,6 +66,8 @@ from services.usage.reports.report_service import ReportService, columns_of, que
 from services.usage.reports.report_store import ReportStore
 from services.usage.reports.rollup_keeper import RollupKeeper
 from services.usage.reports.rollup_store import Rollups
+from services.usage.retention.retention_keeper import RetentionKeeper
+from services.usage.retention.retention_store import Retention
 from services.usage.store import SqlStore, Store, Verdict
 
 RECORDS_MAX: Final = 1_000
@@ -225,6 +227,34 @@ class _Books:
             await self._hold_service.close()
 
 
+class _Sums:
+    """What records become: sums, reports, and in the end room for others."""
+
+    def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
+        self.reports = ReportStore(database)
+        self._rollups = Rollups(database)
+        self._retention = Retention(database, settings.usage.records_days)
+        self._clock = clock
+
+    async def start(self) -> None:
+        """Makes room for what comes. Raises STORE_UNAVAILABLE."""
+        await self._retention.prepare(unix_micros(self._clock.now()))
+
+    def serve(self, server: RpcServer, operator_token: Secret) -> None:
+        """Adds the services."""
+        server.add(
+            report_service_pb2_grpc.add_ReportServiceServicer_to_server,
+            ReportService(self.reports, Gate(operator_token, REPORTS, self._clock), self._clock),
+        )
+
+    def keepers(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs beside the services, until it is cancelled."""
+        return [
+            RollupKeeper(self._rollups, self._clock).run(),
+            RetentionKeeper(self._retention, self._clock).run(),
+        ]
+
+
 async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     """Serves until ``stop`` is set."""
     clock = SystemClock()
@@ -238,6 +268,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         books = _Books(database, metrics, clock, failpoints)
         outbox = AlertStore(database, shared_clock(clock))
         store = SqlStore(database, books.charger, failpoints)
+        sums = _Sums(database, settings, clock)
         price_store = SqlPriceStore(database)
         cleanup.push_async_callback(store.close)
         board = Board(seed.catalogue(), shipped_facts(), clock)
@@ -249,28 +280,25 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
             await books.start(clock)
             await outbox.migrate(now=clock.now())
             await prices.refresh()
+            await sums.start()
             return True
 
         if not await when_available(prepare, clock, stop):
             return
         await board.extend()
         intake = Intake(store, clock, failpoints)
-        summed = ReportStore(database)
         cleanup.push_async_callback(intake.close)
         if settings.telemetry.metrics_address:
             page = await serve_metrics(settings.telemetry.metrics_address, metrics)
             cleanup.push_async_callback(page.close)
         server = RpcServer(settings.rpc, "usage")
-        service = UsageService((store, summed), intake, operator_token, metrics)
+        service = UsageService((store, sums.reports), intake, operator_token, metrics)
         server.add(usage_service_pb2_grpc.add_UsageServiceServicer_to_server, service)
         server.add(
             price_service_pb2_grpc.add_PriceServiceServicer_to_server,
             PriceService(board, prices, operator_token),
         )
-        server.add(
-            report_service_pb2_grpc.add_ReportServiceServicer_to_server,
-            ReportService(summed, Gate(operator_token, REPORTS, clock), clock),
-        )
+        sums.serve(server, operator_token)
         books.serve(server, operator_token)
         chance = (clock, SystemEntropy())
         server.add(
@@ -288,7 +316,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
                 tasks.create_task(AlertSender(outbox, ways, *chance).run()),
                 tasks.create_task(books.answers.run()),
                 tasks.create_task(books.cooldowns.run()),
-                tasks.create_task(RollupKeeper(Rollups(database), clock).run()),
+                *(tasks.create_task(one) for one in sums.keepers()),
                 tasks.create_task(follow_store(server, prices.age_s, clock)),
             ]
             ready()

@@ -5,7 +5,9 @@ again changes nothing, however late. A record whose id is known with another con
 replaces the first; it lies in quarantine for people to look at. Columns are what reports ask for;
 the whole record lies beside them.
 
-The ledger's postings point here by attempt id. Nothing in these tables is ever updated.
+The ledger's postings point here by attempt id. Nothing in these tables is ever updated. On
+PostgreSQL the records lie in parts by month (:mod:`services.usage.retention.months`); what a
+retention setting lets go is removed by :mod:`services.usage.retention.retention_store` alone.
 """
 
 import enum
@@ -47,6 +49,7 @@ from services.usage.driver_sql import insertion, run, run_all
 from services.usage.reports import rollup_schema
 from services.usage.reports.queries import Cursor, Selection
 from services.usage.reports.rollup_schema import COUNTS
+from services.usage.retention import partition_schema
 
 _LOG = logging.getLogger(__name__)
 
@@ -165,6 +168,7 @@ MIGRATIONS: Final = (
         statements=("ALTER TABLE usage_records ADD COLUMN credential TEXT NOT NULL DEFAULT ''",),
     ),
     Migration(version=4, statements=rollup_schema.DOUBT_STATEMENTS),
+    Migration(version=5, statements=partition_schema.STATEMENTS),
 )
 
 STARTED_AT_US_MAX: Final = 2**62
@@ -227,6 +231,10 @@ class Store(Protocol):
         ...
 
 
+class _OutdatedError(Exception):
+    """A record is from a time of which records were removed: it may have been one of them."""
+
+
 class SqlStore:
     """The store on any SQL database that ``runtime.sql`` knows.
 
@@ -259,9 +267,10 @@ class SqlStore:
                 used = await self.database.write(
                     lambda c: self._insert(c, records, [_row(r, now_us) for r in records])
                 )
-            except IntegrityError:
-                # Some are known: the transaction left nothing behind, and is done again with care.
-                _LOG.debug("a batch holds records that are known")
+            except (IntegrityError, _OutdatedError):
+                # Some are known or too old: the transaction left nothing behind, and is done again
+                # with care.
+                _LOG.debug("a batch holds records that are known or too old")
             else:
                 if self._charges is not None:
                     self._charges.committed(used)
@@ -302,13 +311,16 @@ class SqlStore:
         self, connection: Connection, records: Sequence[UsageRecord], now_us: int
     ) -> list[Verdict]:
         """Looks at each record before it is kept."""
+        kept_us, _ = _marks(connection)
         known = _known(connection, {r.attempt_id for r in records if not _fault(r)})
         new: list[UsageRecord] = []
         aside: list[tuple[UsageRecord, str]] = []
         verdicts: list[Verdict] = []
         for record in records:
-            fault = _fault(record)
             first = known.get(record.attempt_id)
+            fault = _fault(record)
+            if not fault and first is None and record.started_at.ToMicroseconds() < kept_us:
+                fault = "records of its time are kept no more, and it may have been one of them"
             if fault or (first is not None and first != record):
                 aside.append((record, fault or "another record has this attempt id"))
                 verdicts.append(Verdict.QUARANTINED)
@@ -355,14 +367,23 @@ def _selected(query: Select[Any], selection: Selection) -> Select[Any]:
 
 def _note_late(connection: Connection, records: Sequence[UsageRecord]) -> None:
     """Remembers records of hours that are sealed. Until this transaction ends, none is sealed."""
-    found = run(connection, _SEALED)
-    sealed_us: int = found.scalar_one()
+    kept_us, sealed_us = _marks(connection)
     late = [
         (record.attempt_id, started_at_us)
         for record in records
         if (started_at_us := record.started_at.ToMicroseconds()) < sealed_us
     ]
+    if any(started_at_us < kept_us for _, started_at_us in late):
+        raise _OutdatedError
     run_all(connection, _INSERT_LATE, sorted(late))
+
+
+def _marks(connection: Connection) -> tuple[int, int]:
+    """From when records are kept, and before when hours are sealed; neither changes until the
+    transaction ends.
+    """
+    found = dict(run(connection, _MARKS).all())
+    return found["kept"], found["sealed"]
 
 
 def _insert_statement(dialect: Dialect) -> str:
@@ -373,7 +394,10 @@ def _insert_statement(dialect: Dialect) -> str:
     return f"INSERT INTO {RECORDS.name} ({', '.join(names)}) VALUES ({places})"  # noqa: S608
 
 
-_SEALED: Final = "SELECT before_us FROM usage_rollup_marks WHERE name = 'sealed' FOR SHARE"
+_MARKS: Final = (
+    "SELECT name, before_us FROM usage_rollup_marks WHERE name IN ('kept', 'sealed')"
+    " ORDER BY name FOR SHARE"
+)
 _INSERT_LATE: Final = insertion(rollup_schema.LATE.name, rollup_schema.LATE.c.keys())
 
 

@@ -46,6 +46,7 @@ from runtime.sql import Database, Migration, NanoUsd, serialise
 from services.usage.invoices import documents
 from services.usage.invoices.documents import Correction, Late, Line, Used, invalid
 from services.usage.ledger.ledger_store import NowUs
+from services.usage.reports.report_store import marks
 from services.usage.reports.spans import DAY_US
 from services.usage.store import RECORDS
 
@@ -401,6 +402,9 @@ def _used(connection: Connection, terms: pb.InvoiceTerms) -> Used:
     """What the ledger says of a scope and of what came late before it."""
     scope = terms.scope
     span = (scope.started_from.ToMicroseconds(), scope.started_before.ToMicroseconds())
+    kept_us = marks(connection).kept_us
+    if span[0] < kept_us:
+        raise invalid("scope.started_from", "lies before the time of which records are kept")
     name = _LINES[terms.lines_by]
     cost = func.sum(_R.cost_nano_usd)
     query = (
@@ -434,11 +438,13 @@ def _used(connection: Connection, terms: pb.InvoiceTerms) -> Used:
     ]
     if by_day:
         lines.sort(key=lambda line: line.name)
-    return Used(lines=lines, late=_late(connection, scope))
+    return Used(lines=lines, late=_late(connection, scope, kept_us))
 
 
-def _late(connection: Connection, scope: pb.InvoiceScope) -> Sequence[Late]:
-    """What the periods of earlier invoices gained since, and no invoice bills yet."""
+def _late(connection: Connection, scope: pb.InvoiceScope, kept_us: int) -> Sequence[Late]:
+    """What the periods of earlier invoices gained since, and no invoice bills yet. Nothing comes
+    late any more to one of whose period records are gone.
+    """
     earlier = connection.execute(
         select(INVOICES)
         .where(
@@ -447,6 +453,7 @@ def _late(connection: Connection, scope: pb.InvoiceScope) -> Sequence[Late]:
             _I.project_id == scope.project_id,
             _I.customer == scope.customer,
             _I.before_us <= scope.started_from.ToMicroseconds(),
+            _I.from_us >= kept_us,
             ~_WHOLE,
         )
         .order_by(_I.before_us.desc())

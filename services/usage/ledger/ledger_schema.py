@@ -1,6 +1,7 @@
 """The ledger's tables: budgets, accounts, transactions and their entries, holds and their holders.
 
-Transactions and entries are only ever inserted. Accounts carry balances, which are projections:
+Transactions and entries are only ever inserted; those of forgotten records are carried forward
+(:mod:`services.usage.ledger.carry_store`). Accounts carry balances, which are projections:
 ``posted`` is the sum of an account's entries, ``held`` that of its pending holds.
 """
 

@@ -30,6 +30,8 @@ class Kind(enum.IntEnum):
     """A lease ran out: what was held stands in for what nobody knows."""
     CORRECTION = 4
     """The truth came after all: takes back an UNCERTAIN one, in whole or for a share."""
+    CARRIED = 5
+    """Stands for many old postings with the same sums."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

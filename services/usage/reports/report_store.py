@@ -6,6 +6,7 @@ one snapshot says how far the cubes go, what is late, and what lies beyond.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -51,6 +52,7 @@ START: Final = "start"
 TAG: Final = "tag"
 """The group of the value of the question's tag."""
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME: Final = RECORDS.c.started_at_us
 _SUMS: Final = (*MEASURES, UNCERTAIN)
 
@@ -142,7 +144,7 @@ def marks(connection: Connection) -> Marks:
     """How far the cubes go."""
     found = connection.execute(select(MARKS.c.name, MARKS.c.before_us))
     reached = {str(row.name): int(row.before_us) for row in found}
-    return Marks(hours_us=reached["hours"], days_us=reached["days"])
+    return Marks(hours_us=reached["hours"], days_us=reached["days"], kept_us=reached.get("kept", 0))
 
 
 def measured(table: Table | None = None) -> list[ColumnElement[Any]]:
@@ -182,8 +184,13 @@ def records_of(
 
 def _parts(connection: Connection, question: Question) -> list[Select[Any]]:
     cube = question.cube()
-    reached = marks(connection) if cube is not None else Marks(hours_us=0, days_us=0)
+    reached = marks(connection)
+    kept_us = reached.kept_us
+    if cube is None:
+        reached = Marks(hours_us=0, days_us=0)
     parts = spans(question.from_us, question.before_us, reached, unit_us=question.unit_us)
+    if any(part.source is Source.RECORDS and 0 < part.from_us < kept_us for part in parts):
+        raise _outdated(kept_us)
     made: list[Select[Any]] = []
     summed: list[Span] = []
     for part in parts or [Span(source=Source.RECORDS, from_us=0, before_us=0)]:
@@ -199,6 +206,15 @@ def _parts(connection: Connection, question: Question) -> list[Select[Any]]:
     if summed:
         made.append(_late(connection, question, summed[0].from_us, summed[-1].before_us))
     return made
+
+
+def _outdated(kept_us: int) -> GatewayError:
+    day = (_EPOCH + timedelta(microseconds=kept_us)).date()
+    return GatewayError(
+        error_pb2.ERROR_REASON_INVALID_REQUEST,
+        f"Single calls from before {day} (UTC) are kept no more, only their sums by hour. Begin on"
+        f" a whole hour and ask for nothing that hours do not tell apart, or begin at {day}.",
+    )
 
 
 def _from_records(connection: Connection, question: Question, part: Span) -> list[Select[Any]]:

@@ -27,10 +27,13 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marks:
-    """How far the cubes go: everything that started before is in them, or is known to be late."""
+    """How far the cubes go: everything that started before is in them, or is known to be late.
+    Records of what started before ``kept_us`` may be gone.
+    """
 
     hours_us: int
     days_us: int
+    kept_us: int = 0
 
 
 def spans(from_us: int, before_us: int, marks: Marks, *, unit_us: int) -> list[Span]:

@@ -1,0 +1,1 @@
+"""How long usage is kept, and in which parts of a table."""
