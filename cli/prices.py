@@ -5,10 +5,11 @@ at once in every router. Nothing is overwritten: ``history`` shows all that was 
 goes back to the prices that ship with the gateway.
 """
 
+import importlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -17,12 +18,13 @@ from rich.markup import escape
 
 from cli.context import CliContext, fail
 from cli.keys_view import console
-from cli.prices_view import Difference, print_changes, print_differences
+from cli.prices_file import PriceFileError, nano_per_million, rate_of, sheets_of
+from cli.prices_view import Difference, print_changes, print_differences, print_sheet
 from cli.usage import OutputOption, Usage, price_sheets, prices_app, run_with_usage
 from cli.usage_view import Output, print_prices
 from onegate.usage.v1 import price_pb2, price_service_pb2
 from onegate.usage.v1.price_pb2 import PriceSheet
-from runtime.money import NANO_PER_USD
+from runtime.clock import SystemClock
 from runtime.patterns import matches
 from services.usage.prices import litellm
 
@@ -32,9 +34,21 @@ FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 _PAGE_SIZE: Final = 1_000
 
 Usd = Annotated[str, typer.Option(metavar="USD", help="USD for a million tokens.")]
-FileOption = Annotated[
-    Path,
+LitellmOption = Annotated[
+    Path | None,
     typer.Option("--litellm", help="A file in the format of LiteLLM's model_prices….json."),
+]
+FileOption = Annotated[
+    Path | None,
+    typer.Option("--file", "-f", help="A file of our own format: .toml or .json, every meter."),
+]
+RatesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rate",
+        metavar="METER[,above=N][,tier=T][,size=S][,quality=Q][,mode=M]=USD",
+        help="Any meter: USD for a million tokens, or for one image, second, page …; repeatable.",
+    ),
 ]
 ModelsOption = Annotated[
     str, typer.Option("--models", help="Only models that match, such as 'mistral/*'.")
@@ -55,6 +69,7 @@ def set_command(
     cache_write_1h: Usd = "",
     reasoning: Usd = "",
     request: Annotated[str, typer.Option(metavar="USD", help="USD for one call.")] = "",
+    rate: RatesOption = None,
     free: Annotated[bool, typer.Option("--free", help="Nothing is charged.")] = False,
     start: Annotated[
         str, typer.Option("--from", help="The day or time (UTC) from which it holds; default: now.")
@@ -69,15 +84,17 @@ def set_command(
         price_pb2.METER_CACHE_WRITE_TOKENS: cache_write,
         price_pb2.METER_CACHE_WRITE_1H_TOKENS: cache_write_1h,
         price_pb2.METER_REASONING_TOKENS: reasoning,
+        price_pb2.METER_REQUESTS: request,
     }
-    rates = [
-        price_pb2.Rate(meter=meter, nano_usd_per_million=_nano(usd))
-        for meter, usd in figures.items()
-        if usd
-    ]
-    if request:
-        nano = _nano(request) * 1_000_000
-        rates.append(price_pb2.Rate(meter=price_pb2.METER_REQUESTS, nano_usd_per_million=nano))
+    try:
+        rates = [
+            price_pb2.Rate(meter=meter, nano_usd_per_million=nano_per_million(meter, usd))
+            for meter, usd in figures.items()
+            if usd
+        ]
+        rates += map(rate_of, rate or ())
+    except PriceFileError as error:
+        raise typer.BadParameter(str(error)) from None
     sheet = PriceSheet(model=_price_name(context, model), rates=rates, source=source, free=free)
     if start:
         sheet.valid_from.FromDatetime(_moment(start))
@@ -98,6 +115,21 @@ def reset_command(context: typer.Context, model: ModelArgument) -> None:
     print_prices(sheets, Output.TABLE)
     if not sheets:
         console().print(f"{escape(name)} has no price now, and is refused.", style="dim")
+
+
+@app.command("show")
+def show_command(
+    context: typer.Context, model: ModelArgument, output: OutputOption = Output.TABLE
+) -> None:
+    """Show every rate of one model: all meters, tiers, sizes and modes."""
+    name = _price_name(context, model)
+    sheets = run_with_usage(context, lambda usage: price_sheets(usage, name))
+    if not sheets:
+        fail(escape(f"No price is known for {name}."))
+    if output is Output.TABLE:
+        print_sheet(sheets[0])
+    else:
+        print_prices(sheets[:1], output)
 
 
 @app.command("history")
@@ -126,25 +158,33 @@ def history_command(
 @app.command("diff")
 def diff_command(
     context: typer.Context,
-    file: FileOption,
+    litellm_file: LitellmOption = None,
+    file: FileOption = None,
     models: ModelsOption = "*",
     new_only: NewOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Show what an import would change."""
-    print_differences(_differences(context, _read(file), models, new_only), output)
+    """Show what an import would change; without a file, where the prices in force differ from
+    those that ship with this version.
+    """
+    if file is None and litellm_file is None:
+        print_differences(_since_shipped(context, models), output)
+        return
+    entries = _entries(litellm_file, file)
+    print_differences(_differences(context, entries, models, new_only), output)
 
 
 @app.command("import")
 def import_command(
     context: typer.Context,
-    file: FileOption,
+    litellm_file: LitellmOption = None,
+    file: FileOption = None,
     models: ModelsOption = "*",
     new_only: NewOption = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Set prices from a file, after showing what changes."""
-    differences = _differences(context, _read(file), models, new_only)
+    differences = _differences(context, _entries(litellm_file, file), models, new_only)
     print_differences(differences, Output.TABLE)
     sheets = [one.sheet for one in differences if one.changes]
     if not sheets:
@@ -153,6 +193,26 @@ def import_command(
         typer.confirm(f"Set the prices of {len(sheets):,} models?", abort=True)
     kept = _set(context, sheets)
     console().print(f"{len(kept):,} prices were set.")
+
+
+def _since_shipped(context: typer.Context, models: str) -> list[Difference]:
+    """What is in force against what ships with this version, model by model."""
+    catalogue = importlib.import_module("services.usage.prices.seed").catalogue()
+    now = SystemClock().now()
+    there = {one.model: one for one in run_with_usage(context, lambda u: price_sheets(u, models))}
+    names = sorted({*there, *(name for name in catalogue.models if matches(models, name))})
+    found = []
+    for name in names:
+        shipped = catalogue.prices(name, at=now, until=now)
+        found.append(
+            Difference(
+                model=name,
+                sheet=there.get(name, PriceSheet()),
+                why_not="",
+                before=shipped[0] if shipped else None,
+            )
+        )
+    return [one for one in found if one.verdict != "same"]
 
 
 def _set(context: typer.Context, sheets: Sequence[PriceSheet]) -> Sequence[PriceSheet]:
@@ -194,14 +254,32 @@ def _differences(
     return [one for one in found if one.before is None] if new_only else found
 
 
-def _read(file: Path) -> list[litellm.Entry]:
-    """The entries of a file. Ends the command when it is none."""
+def _entries(litellm_file: Path | None, file: Path | None) -> list[litellm.Entry]:
+    """The entries of the one file that is named. Ends the command when it is none."""
+    if file is not None and litellm_file is None:
+        try:
+            sheets = sheets_of(_bytes(file), is_json=file.suffix.lower() == ".json")
+        except PriceFileError as error:
+            fail(escape(f"{file}: {error}"))
+        return [litellm.Entry(model=sheet.model, sheet=sheet) for sheet in sheets]
+    if litellm_file is None or file is not None:
+        fail("Say which file: --file prices.toml, or --litellm model_prices.json.")
+    return _read(litellm_file)
+
+
+def _bytes(file: Path) -> bytes:
     try:
         if file.stat().st_size > FILE_BYTES_MAX:
             fail(escape(f"{file} is longer than {FILE_BYTES_MAX:,} bytes"))
-        document: Any = json.loads(file.read_text("utf-8"), parse_float=Decimal)
+        return file.read_bytes()
     except OSError as error:
         fail(escape(f"{file} cannot be read: {error.strerror}"))
+
+
+def _read(file: Path) -> list[litellm.Entry]:
+    raw = _bytes(file)
+    try:
+        document: Any = json.loads(raw.decode(), parse_float=Decimal)
     except ValueError as error:
         fail(escape(f"{file} is no JSON: {error}"))
     if not isinstance(document, Mapping):
@@ -218,14 +296,6 @@ def _price_name(context: typer.Context, model: str) -> str:
     kinds = {provider.name: provider.kind for provider in cli.load().providers}
     prefix, slash, name = model.partition("/")
     return f"{kinds.get(prefix, prefix)}{slash}{name}"
-
-
-def _nano(usd: str) -> int:
-    """USD as nano-USD, rounded up. Ends the command when it is no amount."""
-    try:
-        return int((Decimal(usd) * NANO_PER_USD).to_integral_value(ROUND_CEILING))
-    except (InvalidOperation, ValueError, OverflowError):
-        raise typer.BadParameter(f"{usd!r} is no amount of USD: write 2.5") from None
 
 
 def _moment(text: str) -> datetime:

@@ -215,6 +215,7 @@ def price_fields(sheet: PriceSheet) -> dict[str, Any]:
         "version": sheet.version,
         "valid_from": _iso(sheet.valid_from) if sheet.HasField("valid_from") else None,
         "source": sheet.source,
+        "free": sheet.free,
         "rates": [
             {
                 "meter": _word(price_pb2.Meter.Name(rate.meter), "METER_"),
@@ -222,6 +223,9 @@ def price_fields(sheet: PriceSheet) -> dict[str, Any]:
                 "usd_per_million": usd(rate.nano_usd_per_million),
                 "above_input_tokens": rate.above_input_tokens,
                 "service_tier": rate.service_tier,
+                "size": rate.size,
+                "quality": rate.quality,
+                "mode": rate.mode,
             }
             for rate in sheet.rates
         ],
@@ -259,7 +263,7 @@ def _price_table(sheets: Sequence[PriceSheet]) -> Table:
         base = {
             rate.meter: rate.nano_usd_per_million
             for rate in sheet.rates
-            if not rate.above_input_tokens and not rate.service_tier
+            if not (rate.above_input_tokens or rate.service_tier or rate.mode)
         }
         cells = [usd(base[m]) if m in base else "-" for m in _RATE_COLUMNS.values()]
         made.add_row(Text(sheet.model), *cells, Text(_also(sheet), style="dim"))
@@ -274,7 +278,7 @@ def _also(sheet: PriceSheet) -> str:
         if rate.meter not in _RATE_COLUMNS.values() and not rate.service_tier
     ]
     steps = [f">{rate.above_input_tokens:,}" for rate in sheet.rates if rate.above_input_tokens]
-    tiers = [rate.service_tier for rate in sheet.rates if rate.service_tier]
+    tiers = [word for rate in sheet.rates for word in (rate.service_tier, rate.mode) if word]
     return ", ".join(dict.fromkeys([*others, *steps, *tiers]))
 
 

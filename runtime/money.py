@@ -8,10 +8,10 @@ Pure: messages in, a number out.
 """
 
 from bisect import bisect_left
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, NamedTuple
 
-from onegate.common.v1.token_usage_pb2 import TokenUsage
+from onegate.common.v1.token_usage_pb2 import TokenUsage, UnitUsage
 from onegate.usage.v1 import price_pb2
 from onegate.usage.v1.price_pb2 import PriceSheet
 
@@ -22,6 +22,7 @@ it is charged this much rather than lost to an overflow.
 """
 
 _PER: Final = 1_000_000
+_MS: Final = 1_000
 
 _ENCLOSING: Final[Mapping[int, tuple[int, ...]]] = {
     price_pb2.METER_CACHED_INPUT_TOKENS: (price_pb2.METER_INPUT_TOKENS,),
@@ -61,6 +62,9 @@ def cost_nano_usd(sheet: PriceSheet, tokens: TokenUsage) -> int:
       then the one with the greatest ``above_input_tokens`` below the call's input tokens applies,
       to the whole call (https://ai.google.dev/gemini-api/docs/pricing,
       https://platform.openai.com/docs/pricing).
+    - Pictures, seconds, characters, pages and searches count beside the tokens; a part of a
+      second exactly. A rate for a size, a quality or a mode applies to that alone and goes before
+      one for any; a picture or video that no rate fits is charged at the meter's dearest.
     - The fee for a request is due once when anything was consumed: an explicit zero stays zero.
     - A meter for which neither it nor an enclosing one has a rate costs nothing; who makes a
       sheet sees to it that this is what the vendor says.
@@ -68,14 +72,41 @@ def cost_nano_usd(sheet: PriceSheet, tokens: TokenUsage) -> int:
     if sheet.free:
         return 0
     counts = split(tokens)
-    if not counts:
-        return 0
-    input_tokens = sum(count for meter, count in counts.items() if meter in _INPUT)
-    rates = _rates(sheet, input_tokens, tokens.service_tier)
-    total = rates.get(price_pb2.METER_REQUESTS, 0)
-    for meter, count in counts.items():
-        total += count * _rate(rates, meter)
-    return min(-(-total // _PER), COST_NANO_USD_MAX)
+    units = tokens.units if tokens.HasField("units") else None
+    call = _Call(
+        input_tokens=sum(count for meter, count in counts.items() if meter in _INPUT),
+        service_tier=tokens.service_tier,
+        mode="" if units is None else units.mode,
+    )
+    rates = _rates(sheet, call)
+    total, used = _of_tokens(rates, counts), bool(counts)
+    if units is not None:
+        fine = [*_of_units(rates, units), *_of_media(sheet, call, units)]
+        # A thousandth of what a token costs is the common measure of seconds and all else.
+        total, used = total * _MS + sum(cost for cost, _ in fine), used or any(n for _, n in fine)
+        per = _PER * _MS
+        total += rates.get(price_pb2.METER_REQUESTS, 0) * _MS * used
+    else:
+        per = _PER
+        total += rates.get(price_pb2.METER_REQUESTS, 0) * used
+    return min(-(-total // per), COST_NANO_USD_MAX)
+
+
+def counts_tokens(sheet: PriceSheet) -> bool:
+    """Whether a sheet says what text costs, so that nothing of a chat is free by mistake."""
+    return sheet.free or any(
+        rate.meter == price_pb2.METER_INPUT_TOKENS
+        and not (rate.above_input_tokens or rate.service_tier or rate.mode)
+        for rate in sheet.rates
+    )
+
+
+class _Call(NamedTuple):
+    """What chooses among the rates of a meter."""
+
+    input_tokens: int
+    service_tier: str
+    mode: str = ""
 
 
 class Tariff:
@@ -83,16 +114,18 @@ class Tariff:
 
     Nearly all usages are text: input, some of it cached, and output, some of it reasoning. For
     these the four rates are looked up once for each tier (3 µs instead of 11). All others go the
-    long way. The sheet must not change any more.
+    long way, tokens with rates that are looked up once as well. The sheet must not change any more.
     """
 
-    __slots__ = ("_sheet", "_tables", "_thresholds", "_tiers")
+    __slots__ = ("_sheet", "_tables", "_thresholds", "_tiers", "_units")
 
     def __init__(self, sheet: PriceSheet) -> None:
         self._sheet = sheet
         self._tables: dict[tuple[str, int], _TextRates] | None = None
         self._thresholds: list[int] = []
         self._tiers: frozenset[str] = frozenset()
+        # Whether the sheet prices more than tokens; taken for granted until it is read.
+        self._units = True
 
     def __call__(self, tokens: TokenUsage) -> int:
         """In nano-USD."""
@@ -110,9 +143,10 @@ class Tariff:
             or tokens.output_audio_tokens
             or tokens.output_image_tokens
             or tokens.web_searches
+            or (self._units and tokens.HasField("units"))
         ):
-            return cost_nano_usd(self._sheet, tokens)
-        request, fresh_rate, cached_rate, output_rate, reasoning_rate = self._rates(
+            return self._long(tokens)
+        request, fresh_rate, cached_rate, output_rate, reasoning_rate, _ = self._rates(
             entry, tokens.service_tier
         )
         total = (
@@ -122,6 +156,20 @@ class Tariff:
             + (output - reasoning) * output_rate
             + reasoning * reasoning_rate
         )
+        cost = -(-total // _PER)
+        if cost > COST_NANO_USD_MAX:
+            return COST_NANO_USD_MAX
+        return cost
+
+    def _long(self, tokens: TokenUsage) -> int:
+        if tokens.HasField("units"):
+            return cost_nano_usd(self._sheet, tokens)
+        counts = split(tokens)
+        if not counts:
+            return 0
+        input_tokens = sum(count for meter, count in counts.items() if meter in _INPUT)
+        rates = self._rates(input_tokens, tokens.service_tier)[5]
+        total = rates.get(price_pb2.METER_REQUESTS, 0) + _of_tokens(rates, counts)
         return min(-(-total // _PER), COST_NANO_USD_MAX)
 
     @property
@@ -130,12 +178,15 @@ class Tariff:
         return len(self._tables or ())
 
     def _rates(self, input_tokens: int, service_tier: str) -> "_TextRates":
-        """Of a request and of a million tokens of each kind: fresh, cached, output, reasoning."""
+        """Of a request and of a million tokens of each kind: fresh, cached, output, reasoning; and
+        of every meter.
+        """
         tables = self._tables
         if tables is None:
             rates = self._sheet.rates
             self._thresholds = sorted({rate.above_input_tokens for rate in rates} - {0})
             self._tiers = frozenset(rate.service_tier for rate in rates)
+            self._units = any(rate.meter in _UNIT_METERS or rate.mode for rate in rates)
             self._tables = tables = {}
         # What providers call their tiers is theirs: only those with a price are remembered.
         tier = service_tier if service_tier in self._tiers else ""
@@ -146,20 +197,74 @@ class Tariff:
         return found
 
 
-_TextRates = tuple[int, int, int, int, int]
+_TextRates = tuple[int, int, int, int, int, Mapping[int, int]]
 
 
 def _text_rates(sheet: PriceSheet, input_tokens: int, service_tier: str) -> _TextRates:
     if sheet.free:
-        return 0, 0, 0, 0, 0
-    rates = _rates(sheet, input_tokens, service_tier)
+        return 0, 0, 0, 0, 0, {}
+    rates = _rates(sheet, _Call(input_tokens, service_tier))
     return (
         rates.get(price_pb2.METER_REQUESTS, 0),
         _rate(rates, price_pb2.METER_INPUT_TOKENS),
         _rate(rates, price_pb2.METER_CACHED_INPUT_TOKENS),
         _rate(rates, price_pb2.METER_OUTPUT_TOKENS),
         _rate(rates, price_pb2.METER_REASONING_TOKENS),
+        rates,
     )
+
+
+def _of_tokens(rates: Mapping[int, int], counts: Mapping[int, int]) -> int:
+    return sum(count * _rate(rates, meter) for meter, count in counts.items())
+
+
+_UNITS: Final = (
+    ("input_audio_ms", price_pb2.METER_INPUT_AUDIO_SECONDS, 1),
+    ("output_audio_ms", price_pb2.METER_OUTPUT_AUDIO_SECONDS, 1),
+    ("input_video_ms", price_pb2.METER_INPUT_VIDEO_SECONDS, 1),
+    ("input_characters", price_pb2.METER_INPUT_CHARACTERS, _MS),
+    ("output_characters", price_pb2.METER_OUTPUT_CHARACTERS, _MS),
+    ("pages", price_pb2.METER_PAGES, _MS),
+    ("searches", price_pb2.METER_SEARCHES, _MS),
+)
+"""Which field is charged at which meter, and how many thousandths of the meter's unit it counts."""
+
+_UNIT_METERS: Final = frozenset(
+    {
+        price_pb2.METER_IMAGES,
+        price_pb2.METER_OUTPUT_VIDEO_SECONDS,
+        *(meter for _, meter, _ in _UNITS),
+    }
+)
+"""The meters of what is not counted in tokens."""
+
+
+def _of_units(rates: Mapping[int, int], units: UnitUsage) -> Iterator[tuple[int, int]]:
+    """What each kind of unit costs, in nano-USD times a thousand million, and how many it is."""
+    for field, meter, factor in _UNITS:
+        count = max(getattr(units, field), 0)
+        yield count * factor * rates.get(meter, 0), count
+
+
+def _of_media(sheet: PriceSheet, call: _Call, units: UnitUsage) -> Iterator[tuple[int, int]]:
+    """The same of pictures and videos, each by its own size and quality."""
+    for image in units.images:
+        rate = _media_rate(sheet, call, price_pb2.METER_IMAGES, (image.size, image.quality))
+        count = max(image.count, 0)
+        yield count * _MS * rate, count
+    for video in units.output_videos:
+        looks = (video.size, video.quality)
+        rate = _media_rate(sheet, call, price_pb2.METER_OUTPUT_VIDEO_SECONDS, looks)
+        duration_ms = max(video.duration_ms, 0)
+        yield duration_ms * rate, duration_ms
+
+
+def _media_rate(sheet: PriceSheet, call: _Call, meter: int, looks: tuple[str, str]) -> int:
+    rate = _rates(sheet, call, looks).get(meter)
+    if rate is None:
+        found = (one.nano_usd_per_million for one in sheet.rates if one.meter == meter)
+        rate = max(found, default=0)
+    return rate
 
 
 def _rate(rates: Mapping[int, int], meter: int) -> int:
@@ -238,19 +343,29 @@ def _split_output(tokens: TokenUsage) -> dict[int, int]:
     }
 
 
-def _rates(sheet: PriceSheet, input_tokens: int, service_tier: str) -> dict[int, int]:
-    """The one rate of each meter that applies to a call, in nano-USD for a million units."""
-    found: dict[int, tuple[bool, int, int]] = {}
+def _rates(sheet: PriceSheet, call: _Call, looks: tuple[str, str] = ("", "")) -> dict[int, int]:
+    """The one rate of each meter that applies to a call, in nano-USD for a million units; of
+    pictures and videos, to those of one size and quality.
+    """
+    found: dict[int, _Candidate] = {}
     for rate in sheet.rates:
-        tier = rate.service_tier
-        if tier and tier != service_tier:
+        tier, mode, above = rate.service_tier, rate.mode, rate.above_input_tokens
+        size, quality = rate.size, rate.quality
+        if (
+            (tier and tier != call.service_tier)
+            or (mode and mode != call.mode)
+            or (above and call.input_tokens <= above)
+            or (size and size != looks[0])
+            or (quality and quality != looks[1])
+        ):
             continue
-        above = rate.above_input_tokens
-        if above and input_tokens <= above:
-            continue
+        exact = (bool(tier), bool(mode), bool(size), bool(quality))
         # Of two rates that say the same, the dearer wins: the result must not depend on order.
-        candidate = (bool(tier), above, rate.nano_usd_per_million)
+        candidate = (exact, above, rate.nano_usd_per_million)
         meter = rate.meter
         if meter not in found or candidate > found[meter]:
             found[meter] = candidate
     return {meter: rate for meter, (_, _, rate) in found.items()}
+
+
+_Candidate = tuple[tuple[bool, bool, bool, bool], int, int]

@@ -209,3 +209,48 @@ def test_an_import_shows_what_it_changes_and_changes_nothing_twice(
     gateway.cli("prices", "reset", "openai/gpt-4o")
     (back,) = json.loads(gateway.cli("prices", "list", "openai/gpt-4o", "-o", "json"))
     assert back["rates"][0]["usd_per_million"] == "2.50"
+
+
+def test_a_file_of_our_own_sets_every_meter_and_the_difference_to_what_ships_is_listed(
+    gateway: Gateway, tmp_path: Path
+) -> None:
+    file = tmp_path / "prices.toml"
+    file.write_text(
+        """
+        [[price]]
+        model = "openai/pictures"
+        source = "a contract"
+        [[price.rate]]
+        meter = "images"
+        size = "1024x1024"
+        usd = "0.04"
+
+        [[price]]
+        model = "openai/gpt-4o"
+        source = "a contract"
+        [[price.rate]]
+        meter = "input_tokens"
+        usd = "2"
+        [[price.rate]]
+        meter = "output_tokens"
+        usd = "10"
+        """
+    )
+    assert "2 prices were set" in gateway.cli("prices", "import", "--file", str(file), "--yes")
+    assert "1024x1024" in gateway.cli("prices", "show", "openai/pictures")
+    found = json.loads(gateway.cli("prices", "diff", "--models", "openai/*", "-o", "json"))
+    assert [(one["model"], one["verdict"]) for one in found] == [
+        ("openai/gpt-4o", "changed"),
+        ("openai/pictures", "new"),
+    ]
+    (changed, added) = found
+    rates = {line["rate"]: (line["usd_before"], line["usd_after"]) for line in changed["rates"]}
+    assert rates["input_tokens"] == ("2.50", "2.00")
+    assert rates["cached_input_tokens"][1] is None
+    assert "output_tokens" not in rates
+    assert added["rates"][0]["per"] == "image"
+    config = ("prices", "set", "openai/pictures", "--rate", "images=0.05", "--source", "a contract")
+    gateway.cli(*config)
+    for model in ("openai/pictures", "openai/gpt-4o"):
+        gateway.cli("prices", "reset", model)
+    assert gateway.cli("prices", "diff", "--models", "openai/*", "-o", "json").strip() == "[]"

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onegate.common.v1.token_usage_pb2 import TokenUsage
+from onegate.common.v1.token_usage_pb2 import ImageUsage, TokenUsage, UnitUsage, VideoUsage
 from onegate.usage.v1 import price_pb2
 from onegate.usage.v1.price_pb2 import PriceSheet, Rate
-from runtime.money import COST_NANO_USD_MAX, Tariff, cost_nano_usd, split
+from runtime.money import COST_NANO_USD_MAX, Tariff, cost_nano_usd, counts_tokens, split
 
 INPUT = price_pb2.METER_INPUT_TOKENS
 CACHED = price_pb2.METER_CACHED_INPUT_TOKENS
@@ -289,3 +289,131 @@ def test_a_free_sheet_costs_nothing_whatever_its_rates() -> None:
 
 def test_a_meter_without_a_rate_anywhere_costs_nothing() -> None:
     assert cost_nano_usd(PriceSheet(), TokenUsage(input_tokens=5, web_searches=2)) == 0
+
+
+SECONDS = {
+    "input_audio_ms": price_pb2.METER_INPUT_AUDIO_SECONDS,
+    "output_audio_ms": price_pb2.METER_OUTPUT_AUDIO_SECONDS,
+    "input_video_ms": price_pb2.METER_INPUT_VIDEO_SECONDS,
+}
+WHOLE = {
+    "input_characters": price_pb2.METER_INPUT_CHARACTERS,
+    "output_characters": price_pb2.METER_OUTPUT_CHARACTERS,
+    "pages": price_pb2.METER_PAGES,
+    "searches": price_pb2.METER_SEARCHES,
+}
+IMAGES = price_pb2.METER_IMAGES
+VIDEO = price_pb2.METER_OUTPUT_VIDEO_SECONDS
+SIZES, QUALITIES, MODES = ("", "small", "large"), ("", "hd"), ("", "edit")
+
+unit_rates = st.dictionaries(
+    st.tuples(
+        st.sampled_from([*SECONDS.values(), *WHOLE.values(), IMAGES, VIDEO, INPUT, REQUESTS]),
+        st.sampled_from(["", "batch"]),
+        st.sampled_from(MODES),
+        st.sampled_from(SIZES),
+        st.sampled_from(QUALITIES),
+    ),
+    st.integers(0, 10**12),
+    max_size=25,
+)
+some_units = st.builds(
+    UnitUsage,
+    images=st.lists(
+        st.builds(
+            ImageUsage,
+            size=st.sampled_from([*SIZES, "other"]),
+            quality=st.sampled_from(QUALITIES),
+            count=st.integers(-1, 50),
+        ),
+        max_size=3,
+    ),
+    output_videos=st.lists(
+        st.builds(
+            VideoUsage,
+            size=st.sampled_from(SIZES),
+            quality=st.sampled_from(QUALITIES),
+            duration_ms=st.integers(-1, 10**6),
+        ),
+        max_size=2,
+    ),
+    mode=st.sampled_from(MODES),
+    **{name: st.integers(-5, 10**7) for name in (*SECONDS, *WHOLE)},
+)
+
+
+def unit_reference(
+    rates: dict[tuple[int, str, str, str, str], int], units: UnitUsage, tier: str, tokens: int
+) -> int:
+    """What units and plain input tokens cost, in fractions: each choice made from the best down."""
+
+    def rate(meter: int, size: str = "", quality: str = "") -> Fraction:
+        for t in dict.fromkeys((tier, "")):
+            for m in dict.fromkeys((units.mode, "")):
+                for s in dict.fromkeys((size, "")):
+                    for q in dict.fromkeys((quality, "")):
+                        if (meter, t, m, s, q) in rates:
+                            return Fraction(rates[meter, t, m, s, q], 10**6)
+        any_rate = [nano for key, nano in rates.items() if key[0] == meter]
+        fallback = max(any_rate, default=0) if meter in (IMAGES, VIDEO) else 0
+        return Fraction(fallback, 10**6)
+
+    parts = [(Fraction(tokens), rate(INPUT))]
+    for name, meter in SECONDS.items():
+        parts.append((Fraction(max(getattr(units, name), 0), 1000), rate(meter)))
+    for name, meter in WHOLE.items():
+        parts.append((Fraction(max(getattr(units, name), 0)), rate(meter)))
+    parts += [(Fraction(max(i.count, 0)), rate(IMAGES, i.size, i.quality)) for i in units.images]
+    parts += [
+        (Fraction(max(v.duration_ms, 0), 1000), rate(VIDEO, v.size, v.quality))
+        for v in units.output_videos
+    ]
+    used = any(count for count, _ in parts)
+    return ceil(sum(count * nano for count, nano in parts) + (rate(REQUESTS) if used else 0))
+
+
+@given(unit_rates, some_units, st.sampled_from(["", "batch"]), st.integers(0, 5000))
+def test_what_is_not_tokens_costs_the_exact_sum_rounded_up_once(
+    rates: dict[tuple[int, str, str, str, str], int], units: UnitUsage, tier: str, tokens: int
+) -> None:
+    prices = PriceSheet(
+        rates=[
+            Rate(
+                meter=price_pb2.Meter.ValueType(meter),
+                service_tier=t,
+                mode=mode,
+                size=size,
+                quality=quality,
+                nano_usd_per_million=nano,
+            )
+            for (meter, t, mode, size, quality), nano in rates.items()
+        ]
+    )
+    usage = TokenUsage(input_tokens=tokens, service_tier=tier, units=units)
+    wanted = unit_reference(rates, units, tier, tokens)
+    assert cost_nano_usd(prices, usage) == wanted
+    tariff = Tariff(prices)
+    assert [tariff(usage), tariff(usage)] == [wanted, wanted]
+
+
+def test_a_picture_of_a_size_that_no_rate_names_is_charged_at_the_dearest() -> None:
+    rates = [
+        Rate(meter=IMAGES, size="small", nano_usd_per_million=2_000_000),
+        Rate(meter=IMAGES, size="large", quality="hd", nano_usd_per_million=9_000_000),
+    ]
+    for size, nano in (("small", 2), ("large", 9), ("huge", 9)):
+        units = UnitUsage(images=[ImageUsage(size=size, count=1)])
+        assert cost_nano_usd(PriceSheet(rates=rates), TokenUsage(units=units)) == nano
+
+
+def test_half_a_second_costs_half() -> None:
+    rates = [Rate(meter=SECONDS["input_audio_ms"], nano_usd_per_million=100_000 * 10**6)]
+    usage = TokenUsage(units=UnitUsage(input_audio_ms=1_500))
+    assert cost_nano_usd(PriceSheet(rates=rates), usage) == 150_000
+
+
+def test_only_a_sheet_that_prices_input_counts_tokens() -> None:
+    assert counts_tokens(flat(INPUT_TOKENS=0))
+    assert counts_tokens(PriceSheet(free=True))
+    assert not counts_tokens(flat(IMAGES=1))
+    assert not counts_tokens(sheet({(INPUT, 0, "flex"): 1}))

@@ -3,8 +3,10 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -41,6 +43,7 @@ class TokenUsage(_message.Message):
     ESTIMATED_FIELD_NUMBER: _builtins.int
     EXTRA_JSON_FIELD_NUMBER: _builtins.int
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    UNITS_FIELD_NUMBER: _builtins.int
     input_tokens: _builtins.int
     """All input tokens."""
     cached_input_tokens: _builtins.int
@@ -75,6 +78,10 @@ class TokenUsage(_message.Message):
     """What the provider reported beside these, as a JSON object; empty when nothing."""
     service_tier: _builtins.str
     """The service tier that served, in the provider's own word; chooses among the rates of the price sheet."""
+    @_builtins.property
+    def units(self) -> Global___UnitUsage:
+        """What was consumed that is not counted in tokens; unset for nothing."""
+
     def __init__(
         self,
         *,
@@ -95,11 +102,134 @@ class TokenUsage(_message.Message):
         estimated: _builtins.bool = ...,
         extra_json: _builtins.bytes = ...,
         service_tier: _builtins.str = ...,
+        units: Global___UnitUsage | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["units", b"units"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_prediction_tokens", b"accepted_prediction_tokens", "cache_write_1h_tokens", b"cache_write_1h_tokens", "cache_write_tokens", b"cache_write_tokens", "cached_input_audio_tokens", b"cached_input_audio_tokens", "cached_input_tokens", b"cached_input_tokens", "estimated", b"estimated", "extra_json", b"extra_json", "input_audio_tokens", b"input_audio_tokens", "input_image_tokens", b"input_image_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_image_tokens", b"output_image_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "rejected_prediction_tokens", b"rejected_prediction_tokens", "service_tier", b"service_tier", "web_searches", b"web_searches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted_prediction_tokens", b"accepted_prediction_tokens", "cache_write_1h_tokens", b"cache_write_1h_tokens", "cache_write_tokens", b"cache_write_tokens", "cached_input_audio_tokens", b"cached_input_audio_tokens", "cached_input_tokens", b"cached_input_tokens", "estimated", b"estimated", "extra_json", b"extra_json", "input_audio_tokens", b"input_audio_tokens", "input_image_tokens", b"input_image_tokens", "input_tokens", b"input_tokens", "output_audio_tokens", b"output_audio_tokens", "output_image_tokens", b"output_image_tokens", "output_tokens", b"output_tokens", "reasoning_tokens", b"reasoning_tokens", "rejected_prediction_tokens", b"rejected_prediction_tokens", "service_tier", b"service_tier", "units", b"units", "web_searches", b"web_searches"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TokenUsage: _TypeAlias = TokenUsage  # noqa: Y015
+
+@_typing.final
+class UnitUsage(_message.Message):
+    """What was consumed that is not counted in tokens."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    OUTPUT_VIDEOS_FIELD_NUMBER: _builtins.int
+    INPUT_AUDIO_MS_FIELD_NUMBER: _builtins.int
+    OUTPUT_AUDIO_MS_FIELD_NUMBER: _builtins.int
+    INPUT_VIDEO_MS_FIELD_NUMBER: _builtins.int
+    INPUT_CHARACTERS_FIELD_NUMBER: _builtins.int
+    OUTPUT_CHARACTERS_FIELD_NUMBER: _builtins.int
+    PAGES_FIELD_NUMBER: _builtins.int
+    SEARCHES_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    input_audio_ms: _builtins.int
+    """Audio that was read, in milliseconds."""
+    output_audio_ms: _builtins.int
+    """Audio that was made, in milliseconds."""
+    input_video_ms: _builtins.int
+    """Video that was read, in milliseconds."""
+    input_characters: _builtins.int
+    """Characters that were read and are charged as such."""
+    output_characters: _builtins.int
+    """Characters that were written and are charged as such."""
+    pages: _builtins.int
+    """Pages of documents that were read."""
+    searches: _builtins.int
+    """Searches in the caller's own documents."""
+    mode: _builtins.str
+    """In which mode the call was made (`edit`, `live`), where that chooses among the rates; empty for none."""
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImageUsage]:
+        """Pictures that were made, by size and quality."""
+
+    @_builtins.property
+    def output_videos(self) -> _containers.RepeatedCompositeFieldContainer[Global___VideoUsage]:
+        """Videos that were made, by size and quality."""
+
+    def __init__(
+        self,
+        *,
+        images: _abc.Iterable[Global___ImageUsage] | None = ...,
+        output_videos: _abc.Iterable[Global___VideoUsage] | None = ...,
+        input_audio_ms: _builtins.int = ...,
+        output_audio_ms: _builtins.int = ...,
+        input_video_ms: _builtins.int = ...,
+        input_characters: _builtins.int = ...,
+        output_characters: _builtins.int = ...,
+        pages: _builtins.int = ...,
+        searches: _builtins.int = ...,
+        mode: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["images", b"images", "input_audio_ms", b"input_audio_ms", "input_characters", b"input_characters", "input_video_ms", b"input_video_ms", "mode", b"mode", "output_audio_ms", b"output_audio_ms", "output_characters", b"output_characters", "output_videos", b"output_videos", "pages", b"pages", "searches", b"searches"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnitUsage: _TypeAlias = UnitUsage  # noqa: Y015
+
+@_typing.final
+class ImageUsage(_message.Message):
+    """Pictures of one size and quality."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    size: _builtins.str
+    """The size, in the provider's own words (`1024x1024`)."""
+    quality: _builtins.str
+    """The quality, in the provider's own word (`hd`)."""
+    count: _builtins.int
+    """How many."""
+    def __init__(
+        self,
+        *,
+        size: _builtins.str = ...,
+        quality: _builtins.str = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "quality", b"quality", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageUsage: _TypeAlias = ImageUsage  # noqa: Y015
+
+@_typing.final
+class VideoUsage(_message.Message):
+    """Videos of one size and quality."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIZE_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    size: _builtins.str
+    """The size, in the provider's own words (`720p`)."""
+    quality: _builtins.str
+    """The quality, in the provider's own word."""
+    duration_ms: _builtins.int
+    """How long they are together, in milliseconds."""
+    def __init__(
+        self,
+        *,
+        size: _builtins.str = ...,
+        quality: _builtins.str = ...,
+        duration_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms", "quality", b"quality", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VideoUsage: _TypeAlias = VideoUsage  # noqa: Y015

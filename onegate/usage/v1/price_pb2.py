@@ -25,17 +25,17 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1conegate/usage/v1/price.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x01\n\nPriceSheet\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\nvalid_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x05rates\x18\x04 \x03(\x0b\x32\x16.onegate.usage.v1.Rate\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x0c\n\x04\x66ree\x18\x06 \x01(\x08\"~\n\x04Rate\x12&\n\x05meter\x18\x01 \x01(\x0e\x32\x17.onegate.usage.v1.Meter\x12\x1c\n\x14nano_usd_per_million\x18\x02 \x01(\x03\x12\x1a\n\x12\x61\x62ove_input_tokens\x18\x03 \x01(\x03\x12\x14\n\x0cservice_tier\x18\x04 \x01(\t*\x94\x03\n\x05Meter\x12\x15\n\x11METER_UNSPECIFIED\x10\x00\x12\x16\n\x12METER_INPUT_TOKENS\x10\x01\x12\x1d\n\x19METER_CACHED_INPUT_TOKENS\x10\x02\x12\x1c\n\x18METER_CACHE_WRITE_TOKENS\x10\x03\x12\x1f\n\x1bMETER_CACHE_WRITE_1H_TOKENS\x10\x04\x12\x17\n\x13METER_OUTPUT_TOKENS\x10\x05\x12\x1a\n\x16METER_REASONING_TOKENS\x10\x06\x12\x1c\n\x18METER_INPUT_AUDIO_TOKENS\x10\x07\x12\x1d\n\x19METER_OUTPUT_AUDIO_TOKENS\x10\x08\x12\x1c\n\x18METER_INPUT_IMAGE_TOKENS\x10\t\x12\x1d\n\x19METER_OUTPUT_IMAGE_TOKENS\x10\n\x12\x12\n\x0eMETER_REQUESTS\x10\x0b\x12\x16\n\x12METER_WEB_SEARCHES\x10\x0c\x12#\n\x1fMETER_CACHED_INPUT_AUDIO_TOKENS\x10\rb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1conegate/usage/v1/price.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa1\x01\n\nPriceSheet\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12.\n\nvalid_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12%\n\x05rates\x18\x04 \x03(\x0b\x32\x16.onegate.usage.v1.Rate\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x0c\n\x04\x66ree\x18\x06 \x01(\x08\"\xab\x01\n\x04Rate\x12&\n\x05meter\x18\x01 \x01(\x0e\x32\x17.onegate.usage.v1.Meter\x12\x1c\n\x14nano_usd_per_million\x18\x02 \x01(\x03\x12\x1a\n\x12\x61\x62ove_input_tokens\x18\x03 \x01(\x03\x12\x14\n\x0cservice_tier\x18\x04 \x01(\t\x12\x0c\n\x04size\x18\x05 \x01(\t\x12\x0f\n\x07quality\x18\x06 \x01(\t\x12\x0c\n\x04mode\x18\x07 \x01(\t*\x82\x05\n\x05Meter\x12\x15\n\x11METER_UNSPECIFIED\x10\x00\x12\x16\n\x12METER_INPUT_TOKENS\x10\x01\x12\x1d\n\x19METER_CACHED_INPUT_TOKENS\x10\x02\x12\x1c\n\x18METER_CACHE_WRITE_TOKENS\x10\x03\x12\x1f\n\x1bMETER_CACHE_WRITE_1H_TOKENS\x10\x04\x12\x17\n\x13METER_OUTPUT_TOKENS\x10\x05\x12\x1a\n\x16METER_REASONING_TOKENS\x10\x06\x12\x1c\n\x18METER_INPUT_AUDIO_TOKENS\x10\x07\x12\x1d\n\x19METER_OUTPUT_AUDIO_TOKENS\x10\x08\x12\x1c\n\x18METER_INPUT_IMAGE_TOKENS\x10\t\x12\x1d\n\x19METER_OUTPUT_IMAGE_TOKENS\x10\n\x12\x12\n\x0eMETER_REQUESTS\x10\x0b\x12\x16\n\x12METER_WEB_SEARCHES\x10\x0c\x12#\n\x1fMETER_CACHED_INPUT_AUDIO_TOKENS\x10\r\x12\x10\n\x0cMETER_IMAGES\x10\x0e\x12\x1d\n\x19METER_INPUT_AUDIO_SECONDS\x10\x0f\x12\x1e\n\x1aMETER_OUTPUT_AUDIO_SECONDS\x10\x10\x12\x1d\n\x19METER_INPUT_VIDEO_SECONDS\x10\x11\x12\x1e\n\x1aMETER_OUTPUT_VIDEO_SECONDS\x10\x12\x12\x1a\n\x16METER_INPUT_CHARACTERS\x10\x13\x12\x1b\n\x17METER_OUTPUT_CHARACTERS\x10\x14\x12\x0f\n\x0bMETER_PAGES\x10\x15\x12\x12\n\x0eMETER_SEARCHES\x10\x16\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'onegate.usage.v1.price_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_METER']._serialized_start=376
-  _globals['_METER']._serialized_end=780
+  _globals['_METER']._serialized_start=422
+  _globals['_METER']._serialized_end=1064
   _globals['_PRICESHEET']._serialized_start=84
   _globals['_PRICESHEET']._serialized_end=245
-  _globals['_RATE']._serialized_start=247
-  _globals['_RATE']._serialized_end=373
+  _globals['_RATE']._serialized_start=248
+  _globals['_RATE']._serialized_end=419
 # @@protoc_insertion_point(module_scope)

@@ -54,6 +54,24 @@ class _MeterEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Meter.ValueType
     """Web searches run by the provider."""
     METER_CACHED_INPUT_AUDIO_TOKENS: _Meter.ValueType  # 13
     """Audio input tokens read from a prompt cache."""
+    METER_IMAGES: _Meter.ValueType  # 14
+    """Pictures that were made, by size and quality."""
+    METER_INPUT_AUDIO_SECONDS: _Meter.ValueType  # 15
+    """Seconds of audio that was read (transcription); parts of a second count exactly."""
+    METER_OUTPUT_AUDIO_SECONDS: _Meter.ValueType  # 16
+    """Seconds of audio that was made."""
+    METER_INPUT_VIDEO_SECONDS: _Meter.ValueType  # 17
+    """Seconds of video that was read."""
+    METER_OUTPUT_VIDEO_SECONDS: _Meter.ValueType  # 18
+    """Seconds of video that was made, by size and quality."""
+    METER_INPUT_CHARACTERS: _Meter.ValueType  # 19
+    """Characters that were read (speech)."""
+    METER_OUTPUT_CHARACTERS: _Meter.ValueType  # 20
+    """Characters that were written."""
+    METER_PAGES: _Meter.ValueType  # 21
+    """Pages of documents that were read."""
+    METER_SEARCHES: _Meter.ValueType  # 22
+    """Searches in the caller's own documents (reranking, file search); those of the web are METER_WEB_SEARCHES."""
 
 class Meter(_Meter, metaclass=_MeterEnumTypeWrapper):
     """What can be counted and charged."""
@@ -86,6 +104,24 @@ METER_WEB_SEARCHES: Meter.ValueType  # 12
 """Web searches run by the provider."""
 METER_CACHED_INPUT_AUDIO_TOKENS: Meter.ValueType  # 13
 """Audio input tokens read from a prompt cache."""
+METER_IMAGES: Meter.ValueType  # 14
+"""Pictures that were made, by size and quality."""
+METER_INPUT_AUDIO_SECONDS: Meter.ValueType  # 15
+"""Seconds of audio that was read (transcription); parts of a second count exactly."""
+METER_OUTPUT_AUDIO_SECONDS: Meter.ValueType  # 16
+"""Seconds of audio that was made."""
+METER_INPUT_VIDEO_SECONDS: Meter.ValueType  # 17
+"""Seconds of video that was read."""
+METER_OUTPUT_VIDEO_SECONDS: Meter.ValueType  # 18
+"""Seconds of video that was made, by size and quality."""
+METER_INPUT_CHARACTERS: Meter.ValueType  # 19
+"""Characters that were read (speech)."""
+METER_OUTPUT_CHARACTERS: Meter.ValueType  # 20
+"""Characters that were written."""
+METER_PAGES: Meter.ValueType  # 21
+"""Pages of documents that were read."""
+METER_SEARCHES: Meter.ValueType  # 22
+"""Searches in the caller's own documents (reranking, file search); those of the web are METER_WEB_SEARCHES."""
 Global___Meter: _TypeAlias = Meter  # noqa: Y015
 
 @_typing.final
@@ -144,6 +180,9 @@ class Rate(_message.Message):
     NANO_USD_PER_MILLION_FIELD_NUMBER: _builtins.int
     ABOVE_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
     SERVICE_TIER_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
     meter: Global___Meter.ValueType
     """What is counted."""
     nano_usd_per_million: _builtins.int
@@ -151,7 +190,17 @@ class Rate(_message.Message):
     above_input_tokens: _builtins.int
     """The rate applies when the call's input has more tokens than this; 0 for the base rate."""
     service_tier: _builtins.str
-    """The rate applies when the call was served in this service tier (`flex`, `priority`); empty for the standard one."""
+    """The rate applies when the call was served in this service tier (`flex`, `priority`, `batch`); empty for the
+    standard one.
+    """
+    size: _builtins.str
+    """The rate applies to pictures or videos of this size (`1024x1024`, `720p`); empty for any. A size that no rate names
+    is charged at the meter's dearest rate, never at nothing.
+    """
+    quality: _builtins.str
+    """The rate applies to pictures or videos of this quality (`hd`); empty for any."""
+    mode: _builtins.str
+    """The rate applies to calls in this mode (`edit`, `live`), as `UnitUsage.mode` says it; empty for any."""
     def __init__(
         self,
         *,
@@ -159,10 +208,13 @@ class Rate(_message.Message):
         nano_usd_per_million: _builtins.int = ...,
         above_input_tokens: _builtins.int = ...,
         service_tier: _builtins.str = ...,
+        size: _builtins.str = ...,
+        quality: _builtins.str = ...,
+        mode: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["above_input_tokens", b"above_input_tokens", "meter", b"meter", "nano_usd_per_million", b"nano_usd_per_million", "service_tier", b"service_tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above_input_tokens", b"above_input_tokens", "meter", b"meter", "mode", b"mode", "nano_usd_per_million", b"nano_usd_per_million", "quality", b"quality", "service_tier", b"service_tier", "size", b"size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -27,7 +27,7 @@ from onegate.common.v1 import error_pb2 as onegate_dot_common_dot_v1_dot_error__
 from onegate.common.v1 import token_usage_pb2 as onegate_dot_common_dot_v1_dot_token__usage__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#onegate/usage/v1/usage_record.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1donegate/common/v1/error.proto\x1a#onegate/common/v1/token_usage.proto\"\x8a\x07\n\x0bUsageRecord\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61ttempt_number\x18\x03 \x01(\x05\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\x12\n\nproject_id\x18\x05 \x01(\t\x12\x17\n\x0forganization_id\x18\x06 \x01(\t\x12\x17\n\x0fmodel_requested\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12\x10\n\x08provider\x18\t \x01(\t\x12\x10\n\x08\x65ndpoint\x18\n \x01(\t\x12\x0e\n\x06stream\x18\x0b \x01(\x08\x12.\n\nstarted_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64uration_us\x18\r \x01(\x03\x12\x16\n\x0e\x66irst_token_us\x18\x0e \x01(\x03\x12*\n\x07outcome\x18\x0f \x01(\x0e\x32\x19.onegate.usage.v1.Outcome\x12\x34\n\x0c\x65rror_reason\x18\x10 \x01(\x0e\x32\x1e.onegate.common.v1.ErrorReason\x12\x17\n\x0fupstream_status\x18\x11 \x01(\x05\x12-\n\x06tokens\x18\x12 \x01(\x0b\x32\x1d.onegate.common.v1.TokenUsage\x12\x15\n\rcost_nano_usd\x18\x13 \x01(\x03\x12\x15\n\rprice_version\x18\x14 \x01(\t\x12.\n\tcertainty\x18\x15 \x01(\x0e\x32\x1b.onegate.usage.v1.Certainty\x12\x35\n\x04tags\x18\x16 \x03(\x0b\x32\'.onegate.usage.v1.UsageRecord.TagsEntry\x12\x32\n\x0b\x61ttribution\x18\x17 \x01(\x0b\x32\x1d.onegate.usage.v1.Attribution\x12\x1b\n\x13upstream_request_id\x18\x18 \x01(\t\x12\x15\n\rfinish_reason\x18\x19 \x01(\t\x12\x32\n\x0breservation\x18\x1a \x01(\x0b\x32\x1d.onegate.usage.v1.Reservation\x12\x12\n\ncredential\x18\x1b \x01(\t\x12)\n\x04\x64\x61ta\x18( \x01(\x0b\x32\x1b.onegate.usage.v1.DataProof\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x0bReservation\x12\x17\n\x0f\x61mount_nano_usd\x18\x01 \x01(\x03\x12\x10\n\x08slice_id\x18\x02 \x01(\t\x12\x1d\n\x15slice_amount_nano_usd\x18\x03 \x01(\x03\"\x9c\x01\n\tDataProof\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x12\n\ndata_class\x18\x02 \x01(\t\x12\x0f\n\x07regions\x18\x03 \x03(\t\x12\x1b\n\x0eretention_days\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\x08training\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x11\n\x0f_retention_daysB\x0b\n\t_training\"O\n\x0b\x41ttribution\x12\x10\n\x08\x65nd_user\x18\x01 \x01(\t\x12\x10\n\x08\x63ustomer\x18\x02 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x03 \x01(\t\x12\x0b\n\x03run\x18\x04 \x01(\t*\x94\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMPLETED\x10\x01\x12\x15\n\x11OUTCOME_CANCELLED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x15\n\x11OUTCOME_TRUNCATED\x10\x04\x12\x17\n\x13OUTCOME_INTERRUPTED\x10\x05*p\n\tCertainty\x12\x19\n\x15\x43\x45RTAINTY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x45RTAINTY_REPORTED\x10\x01\x12\x17\n\x13\x43\x45RTAINTY_ESTIMATED\x10\x02\x12\x17\n\x13\x43\x45RTAINTY_UNCERTAIN\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#onegate/usage/v1/usage_record.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1donegate/common/v1/error.proto\x1a#onegate/common/v1/token_usage.proto\"\x9f\x07\n\x0bUsageRecord\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61ttempt_number\x18\x03 \x01(\x05\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12\x12\n\nproject_id\x18\x05 \x01(\t\x12\x17\n\x0forganization_id\x18\x06 \x01(\t\x12\x17\n\x0fmodel_requested\x18\x07 \x01(\t\x12\r\n\x05model\x18\x08 \x01(\t\x12\x10\n\x08provider\x18\t \x01(\t\x12\x10\n\x08\x65ndpoint\x18\n \x01(\t\x12\x0e\n\x06stream\x18\x0b \x01(\x08\x12.\n\nstarted_at\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x13\n\x0b\x64uration_us\x18\r \x01(\x03\x12\x16\n\x0e\x66irst_token_us\x18\x0e \x01(\x03\x12*\n\x07outcome\x18\x0f \x01(\x0e\x32\x19.onegate.usage.v1.Outcome\x12\x34\n\x0c\x65rror_reason\x18\x10 \x01(\x0e\x32\x1e.onegate.common.v1.ErrorReason\x12\x17\n\x0fupstream_status\x18\x11 \x01(\x05\x12-\n\x06tokens\x18\x12 \x01(\x0b\x32\x1d.onegate.common.v1.TokenUsage\x12\x15\n\rcost_nano_usd\x18\x13 \x01(\x03\x12\x15\n\rprice_version\x18\x14 \x01(\t\x12.\n\tcertainty\x18\x15 \x01(\x0e\x32\x1b.onegate.usage.v1.Certainty\x12\x35\n\x04tags\x18\x16 \x03(\x0b\x32\'.onegate.usage.v1.UsageRecord.TagsEntry\x12\x32\n\x0b\x61ttribution\x18\x17 \x01(\x0b\x32\x1d.onegate.usage.v1.Attribution\x12\x1b\n\x13upstream_request_id\x18\x18 \x01(\t\x12\x15\n\rfinish_reason\x18\x19 \x01(\t\x12\x32\n\x0breservation\x18\x1a \x01(\x0b\x32\x1d.onegate.usage.v1.Reservation\x12\x12\n\ncredential\x18\x1b \x01(\t\x12)\n\x04\x64\x61ta\x18( \x01(\x0b\x32\x1b.onegate.usage.v1.DataProof\x12\x13\n\x0bprice_model\x18) \x01(\t\x1a+\n\tTagsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"W\n\x0bReservation\x12\x17\n\x0f\x61mount_nano_usd\x18\x01 \x01(\x03\x12\x10\n\x08slice_id\x18\x02 \x01(\t\x12\x1d\n\x15slice_amount_nano_usd\x18\x03 \x01(\x03\"\x9c\x01\n\tDataProof\x12\x16\n\x0epolicy_version\x18\x01 \x01(\t\x12\x12\n\ndata_class\x18\x02 \x01(\t\x12\x0f\n\x07regions\x18\x03 \x03(\t\x12\x1b\n\x0eretention_days\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\x08training\x18\x05 \x01(\x08H\x01\x88\x01\x01\x42\x11\n\x0f_retention_daysB\x0b\n\t_training\"O\n\x0b\x41ttribution\x12\x10\n\x08\x65nd_user\x18\x01 \x01(\t\x12\x10\n\x08\x63ustomer\x18\x02 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x03 \x01(\t\x12\x0b\n\x03run\x18\x04 \x01(\t*\x94\x01\n\x07Outcome\x12\x17\n\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11OUTCOME_COMPLETED\x10\x01\x12\x15\n\x11OUTCOME_CANCELLED\x10\x02\x12\x12\n\x0eOUTCOME_FAILED\x10\x03\x12\x15\n\x11OUTCOME_TRUNCATED\x10\x04\x12\x17\n\x13OUTCOME_INTERRUPTED\x10\x05*p\n\tCertainty\x12\x19\n\x15\x43\x45RTAINTY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x45RTAINTY_REPORTED\x10\x01\x12\x17\n\x13\x43\x45RTAINTY_ESTIMATED\x10\x02\x12\x17\n\x13\x43\x45RTAINTY_UNCERTAIN\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,18 +36,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_USAGERECORD_TAGSENTRY']._loaded_options = None
   _globals['_USAGERECORD_TAGSENTRY']._serialized_options = b'8\001'
-  _globals['_OUTCOME']._serialized_start=1397
-  _globals['_OUTCOME']._serialized_end=1545
-  _globals['_CERTAINTY']._serialized_start=1547
-  _globals['_CERTAINTY']._serialized_end=1659
+  _globals['_OUTCOME']._serialized_start=1418
+  _globals['_OUTCOME']._serialized_end=1566
+  _globals['_CERTAINTY']._serialized_start=1568
+  _globals['_CERTAINTY']._serialized_end=1680
   _globals['_USAGERECORD']._serialized_start=159
-  _globals['_USAGERECORD']._serialized_end=1065
-  _globals['_USAGERECORD_TAGSENTRY']._serialized_start=1022
-  _globals['_USAGERECORD_TAGSENTRY']._serialized_end=1065
-  _globals['_RESERVATION']._serialized_start=1067
-  _globals['_RESERVATION']._serialized_end=1154
-  _globals['_DATAPROOF']._serialized_start=1157
-  _globals['_DATAPROOF']._serialized_end=1313
-  _globals['_ATTRIBUTION']._serialized_start=1315
-  _globals['_ATTRIBUTION']._serialized_end=1394
+  _globals['_USAGERECORD']._serialized_end=1086
+  _globals['_USAGERECORD_TAGSENTRY']._serialized_start=1043
+  _globals['_USAGERECORD_TAGSENTRY']._serialized_end=1086
+  _globals['_RESERVATION']._serialized_start=1088
+  _globals['_RESERVATION']._serialized_end=1175
+  _globals['_DATAPROOF']._serialized_start=1178
+  _globals['_DATAPROOF']._serialized_end=1334
+  _globals['_ATTRIBUTION']._serialized_start=1336
+  _globals['_ATTRIBUTION']._serialized_end=1415
 # @@protoc_insertion_point(module_scope)

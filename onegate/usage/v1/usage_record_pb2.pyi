@@ -140,6 +140,7 @@ class UsageRecord(_message.Message):
     RESERVATION_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
+    PRICE_MODEL_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """The attempt's id: a UUIDv7 made by the router, 36 characters; unique for ever."""
     request_id: _builtins.str
@@ -184,6 +185,8 @@ class UsageRecord(_message.Message):
     """How the provider said that the answer ended, in its own word."""
     credential: _builtins.str
     """Which of the provider's credentials the attempt went out with; empty where it has only one."""
+    price_model: _builtins.str
+    """The `PriceSheet.model` that it was priced as; empty when that is `model`, or nothing was charged."""
     @_builtins.property
     def started_at(self) -> _timestamp_pb2.Timestamp:
         """When the attempt was dispatched."""
@@ -239,10 +242,11 @@ class UsageRecord(_message.Message):
         reservation: Global___Reservation | None = ...,
         credential: _builtins.str = ...,
         data: Global___DataProof | None = ...,
+        price_model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attribution", b"attribution", "data", b"data", "reservation", b"reservation", "started_at", b"started_at", "tokens", b"tokens"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "attribution", b"attribution", "certainty", b"certainty", "cost_nano_usd", b"cost_nano_usd", "credential", b"credential", "data", b"data", "duration_us", b"duration_us", "endpoint", b"endpoint", "error_reason", b"error_reason", "finish_reason", b"finish_reason", "first_token_us", b"first_token_us", "key_id", b"key_id", "model", b"model", "model_requested", b"model_requested", "organization_id", b"organization_id", "outcome", b"outcome", "price_version", b"price_version", "project_id", b"project_id", "provider", b"provider", "request_id", b"request_id", "reservation", b"reservation", "started_at", b"started_at", "stream", b"stream", "tags", b"tags", "tokens", b"tokens", "upstream_request_id", b"upstream_request_id", "upstream_status", b"upstream_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_id", b"attempt_id", "attempt_number", b"attempt_number", "attribution", b"attribution", "certainty", b"certainty", "cost_nano_usd", b"cost_nano_usd", "credential", b"credential", "data", b"data", "duration_us", b"duration_us", "endpoint", b"endpoint", "error_reason", b"error_reason", "finish_reason", b"finish_reason", "first_token_us", b"first_token_us", "key_id", b"key_id", "model", b"model", "model_requested", b"model_requested", "organization_id", b"organization_id", "outcome", b"outcome", "price_model", b"price_model", "price_version", b"price_version", "project_id", b"project_id", "provider", b"provider", "request_id", b"request_id", "reservation", b"reservation", "started_at", b"started_at", "stream", b"stream", "tags", b"tags", "tokens", b"tokens", "upstream_request_id", b"upstream_request_id", "upstream_status", b"upstream_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

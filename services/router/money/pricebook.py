@@ -21,6 +21,7 @@ from onegate.usage.v1 import price_service_pb2, price_service_pb2_grpc
 from onegate.usage.v1.price_pb2 import PriceSheet
 from runtime.clock import Clock
 from runtime.errors import GatewayError
+from runtime.money import counts_tokens
 from runtime.rpc import unary
 from services.router.following import Follower
 
@@ -62,7 +63,11 @@ class _Sheets:
         return len(self._sheets)
 
     def put(self, sheet: PriceSheet) -> None:
-        """Adds a sheet; of two that start together the later told one stands."""
+        """Adds a sheet; of two that start together the later told one stands. One that says
+        nothing of tokens is left out: what is called here is charged by them.
+        """
+        if not counts_tokens(sheet):
+            return
         start_us = sheet.valid_from.ToMicroseconds()
         place = bisect.bisect_left(self._starts_us, start_us)
         if place < len(self._starts_us) and self._starts_us[place] == start_us:

@@ -92,8 +92,14 @@ class Terms:
             provider=deployment.provider,
             endpoint=ENDPOINT,
             price_version=sheet.version if sheet is not None else "",
+            price_model=_priced_as(deployment) if sheet is not None else "",
             data=None if data is FREE else _proof(data, deployment.data),
         ).SerializeToString()
+
+
+def _priced_as(deployment: Deployment) -> str:
+    """The name at which its price is found; empty where that is its id."""
+    return "" if deployment.price_name == deployment.id else deployment.price_name
 
 
 class Caller:

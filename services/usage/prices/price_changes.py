@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import price_pb2, price_service_pb2
@@ -136,27 +136,42 @@ def _check_rates(sheet: PriceSheet) -> None:
             raise _invalid(sheet.model, "has a rate for a meter that is not known here")
         if not 0 <= rate.nano_usd_per_million <= NANO_USD_PER_MILLION_MAX:
             raise _invalid(sheet.model, "has a rate outside of 0 to 1,000,000 USD a million")
-        if not 0 <= rate.above_input_tokens <= ABOVE_MAX or len(rate.service_tier) > TIER_CHARS_MAX:
+        words = (rate.service_tier, rate.size, rate.quality, rate.mode)
+        if not 0 <= rate.above_input_tokens <= ABOVE_MAX or max(map(len, words)) > TIER_CHARS_MAX:
             raise _invalid(sheet.model, "has a tier that cannot be")
+        if (rate.size or rate.quality) and rate.meter not in _BY_LOOKS:
+            raise _invalid(sheet.model, "has a size or quality where only pictures and videos do")
     if len({_place(rate) for rate in sheet.rates}) < len(sheet.rates):
         raise _invalid(sheet.model, "has two rates for the same")
-    base = {r.meter for r in sheet.rates if not r.above_input_tokens and not r.service_tier}
+    base = {r.meter for r in sheet.rates if not any((r.above_input_tokens, r.service_tier, r.mode))}
     needed = {price_pb2.METER_INPUT_TOKENS}
     if "embed" not in sheet.model:
         needed.add(price_pb2.METER_OUTPUT_TOKENS)
-    if not needed <= base:
+    if not needed <= base and (needed & base or not base & _UNITS):
         # A meter without a rate would cost nothing.
         raise _invalid(sheet.model, "needs a rate for input and one for output, or to be free")
 
 
-def _place(rate: price_pb2.Rate) -> tuple[int, str, int]:
-    return rate.meter, rate.service_tier, rate.above_input_tokens
+_BY_LOOKS: Final = frozenset({price_pb2.METER_IMAGES, price_pb2.METER_OUTPUT_VIDEO_SECONDS})
+_UNITS: Final = frozenset(range(price_pb2.METER_IMAGES, price_pb2.METER_SEARCHES + 1))
+"""Meters that can be all that a model is charged by: it needs no price for tokens then."""
+
+
+def _place(rate: price_pb2.Rate) -> tuple[int, str, int, str, str, str]:
+    tier = rate.service_tier, rate.above_input_tokens
+    return rate.meter, *tier, rate.size, rate.quality, rate.mode
 
 
 def _digest(sheet: PriceSheet) -> str:
     """Names what is charged: same rates, same version, whoever sets them and whenever."""
-    lines = sorted((*_place(rate), rate.nano_usd_per_million) for rate in sheet.rates)
-    return hashlib.sha256(repr((sheet.free, lines)).encode()).hexdigest()[:12]
+    lines: list[tuple[Any, ...]] = []
+    for rate in sheet.rates:
+        place = _place(rate)
+        # Rates without looks and mode are named as they were before there were any.
+        more = (place[3:],) if any(place[3:]) else ()
+        lines.append((*place[:3], rate.nano_usd_per_million, *more))
+    content = repr((sheet.free, sorted(lines)))
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
 
 
 def _invalid(model: str, what: str) -> GatewayError:

@@ -109,6 +109,18 @@ def beyond_time() -> PriceSheet:
 
 
 BASE = (Rate(meter=INPUT), Rate(meter=OUTPUT))
+IMAGES, SEARCHES = price_pb2.METER_IMAGES, price_pb2.METER_WEB_SEARCHES
+
+
+def test_pictures_are_priced_by_size_and_quality_without_tokens() -> None:
+    rates = [Rate(meter=IMAGES, size=size, nano_usd_per_million=7) for size in ("1x1", "2x2")]
+    one = checked(rated(*rates), NOON)
+    other = checked(rated(rates[0], Rate(meter=IMAGES, mode="edit", nano_usd_per_million=7)), NOON)
+    assert one.version != other.version
+
+
+def test_versions_of_prices_that_were_set_before_there_were_sizes_are_what_they_were() -> None:
+    assert checked(rated(*BASE), NOON).version == "operator:openai/m:56deb1fca465"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +144,12 @@ BASE = (Rate(meter=INPUT), Rate(meter=OUTPUT))
         (rated(BASE[0]), "one for output"),
         (rated(BASE[0], Rate(meter=OUTPUT, above_input_tokens=5)), "one for output"),
         (rated(BASE[1]), "one for output"),
+        (rated(Rate(meter=SEARCHES)), "one for output"),
+        (rated(Rate(meter=IMAGES), BASE[1]), "one for output"),
+        (rated(Rate(meter=IMAGES, mode="edit")), "one for output"),
+        (rated(*BASE, Rate(meter=INPUT, size="1x1")), "only pictures"),
+        (rated(*BASE, Rate(meter=INPUT, mode="x" * 65)), "tier"),
+        (rated(Rate(meter=IMAGES, size="1x1"), Rate(meter=IMAGES, size="1x1")), "two rates"),
         (at_year(2019), "between"),
         (at_year(2101), "between"),
         (beyond_time(), "between"),
