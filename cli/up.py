@@ -12,9 +12,9 @@ from typing import Final
 from rich.console import Console
 
 from cli.context import fail
-from cli.supervisor import Child, Program, StartError, exclusive, supervise
-from runtime.clock import Clock, SystemClock
-from runtime.config import Settings
+from cli.keeper import Orders, become
+from cli.supervisor import Program, StartError, exclusive
+from runtime.config import Settings, environment
 
 STOP_TIMEOUT_S: Final = 15.0
 """How long auth and usage may take to stop, in seconds; edge and router have their drain beside
@@ -52,28 +52,24 @@ def up(settings: Settings, options: UpOptions) -> None:
     except OSError as error:
         fail(f"cannot use {data_dir} as data directory: {error.strerror}")
     try:
-        asyncio.run(_up(settings, options, SystemClock()))
+        first = asyncio.run(_found(options.arguments))
     except StartError as error:
         fail(f"{error}; the log above says why")
-    finally:
-        os.close(lock)
-
-
-async def _up(settings: Settings, options: UpOptions, clock: Clock) -> None:
-    first = await _found(options.arguments)
     if first is not None and options.credentials_file is not None:
         _write_credentials(options.credentials_file, settings, first)
+    become(_orders(settings, options, first), lock, options.arguments, environment())
 
-    def on_ready(children: Sequence[Child]) -> None:
-        _announce(settings, options, first, len(children))
 
-    try:
-        await supervise(_stages(settings, options.arguments), clock=clock, on_ready=on_ready)
-    except StartError:
+def _orders(settings: Settings, options: UpOptions, first: Founded | None) -> Orders:
+    """What is left to do and to say."""
+    stages = _stages(settings, options.arguments)
+    console = _console()
+    with console.capture() as ready:
+        _say(console, settings, options, first, sum(map(len, stages)))
+    with console.capture() as failed:
         if first is not None:
-            # They are made, and nothing shows them a second time.
-            _show_keys(_console(), first)
-        raise
+            _show_keys(console, first)
+    return Orders(stages=stages, ready_text=ready.get(), failed_text=failed.get())
 
 
 async def _found(arguments: Sequence[str]) -> Founded | None:
@@ -136,17 +132,6 @@ def _write_credentials(path: Path, settings: Settings, first: Founded) -> None:
         file.write(content + "\n")
 
 
-def _announce(
-    settings: Settings, options: UpOptions, first: Founded | None, processes: int
-) -> None:
-    """Says where the gateway is and, once, what its keys are; in one piece, between log lines."""
-    console = _console()
-    with console.capture() as said:
-        _say(console, settings, options, first, processes)
-    sys.stderr.write(said.get())
-    sys.stderr.flush()
-
-
 def _say(
     console: Console,
     settings: Settings,
@@ -154,6 +139,7 @@ def _say(
     first: Founded | None,
     processes: int,
 ) -> None:
+    """Says where the gateway is and, once, what its keys are."""
     url = base_url(settings)
     console.print(f"\n[bold green]onegate is up[/] at [bold]{url}[/]  (Ctrl-C stops it)")
     console.print(f"  data in {settings.data_dir}, {processes} processes", style="dim")

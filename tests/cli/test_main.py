@@ -30,8 +30,28 @@ def test_a_service_holds_no_library_of_the_command_line(service: str) -> None:
     assert not held & {"typer", "rich"}
 
 
-def test_the_supervisor_holds_no_service_and_no_administration() -> None:
+def test_a_command_holds_no_service_and_no_administration() -> None:
     assert not held_after("import cli.main") & {"grpc", "services", "edge", "sqlalchemy"}
+
+
+def test_who_keeps_the_processes_holds_nothing_else() -> None:
+    held = held_after("import cli.keeper")
+    assert not held & {"typer", "rich", "grpc", "uvloop", "google", "services", "edge", "onegate"}
+
+
+@pytest.mark.parametrize(
+    ("service", "libraries"),
+    [
+        ("auth", {"cryptography", "jwt"}),
+        ("usage", {"cryptography"}),
+        ("router", {"httpx2", "cryptography", "valkey"}),
+        ("edge", {"sqlalchemy", "cryptography"}),
+    ],
+)
+def test_a_service_holds_no_library_before_somebody_uses_it(
+    service: str, libraries: set[str]
+) -> None:
+    assert not held_after(f"from cli import serve; serve.run_of({service!r})") & libraries
 
 
 @pytest.mark.parametrize("name", GROUPS)
