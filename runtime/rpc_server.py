@@ -20,10 +20,6 @@ from grpc_health.v1 import (  # type: ignore[import-untyped]  # ships no type in
     health_pb2,
     health_pb2_grpc,
 )
-from grpc_reflection.v1alpha import (  # type: ignore[import-untyped]  # ships no type information
-    reflection,
-    reflection_pb2_grpc,
-)
 
 from onegate.common.v1 import error_pb2
 from runtime import refusals
@@ -31,6 +27,7 @@ from runtime.calls import Handler
 from runtime.clock import Clock, SystemClock
 from runtime.config import RpcSettings
 from runtime.errors import GatewayError
+from runtime.later import Later
 from runtime.relay_frames import RELAY_METHOD, RELAY_SERVICE
 from runtime.relay_server import RelayServer
 from runtime.rpc_status import status_of, trailers_of
@@ -78,6 +75,8 @@ CUT_TIMEOUT_S: Final = 5.0
 """How long handlers may clean up after the grace period has cut them."""
 
 _LOG: Final = logging.getLogger(__name__)
+_REFLECTION: Final = Later("grpc_reflection.v1alpha.reflection")
+_REFLECTION_GRPC: Final = Later("grpc_reflection.v1alpha.reflection_pb2_grpc")
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _MethodHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
@@ -171,9 +170,9 @@ class RpcServer:
         recorder = _Recorder()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, recorder)
         if self._settings.reflection:
-            names = (*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME)
-            reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-                reflection.aio.ReflectionServicer(names), recorder
+            names = (*self._services, health.SERVICE_NAME, _REFLECTION.SERVICE_NAME)
+            _REFLECTION_GRPC.add_ServerReflectionServicer_to_server(
+                _REFLECTION.aio.ReflectionServicer(names), recorder
             )
         for service, handlers in recorder.services.items():
             for name, handler in handlers.items():

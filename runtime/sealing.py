@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from onegate.auth.v1 import provider_service_pb2
 from runtime.clock import Entropy
+from runtime.later import Later
 from runtime.secrets import FileSecrets, Secret, SecretError, read_secret
 from runtime.settings import SealingSettings
 
@@ -29,6 +27,8 @@ NONCE_BYTES: Final = 12
 SECRET_BYTES_MAX: Final = 64 * 1024
 
 _PURPOSE: Final = b"onegate data key"
+_AEAD: Final = Later("cryptography.hazmat.primitives.ciphers.aead")
+_FAILURES: Final = Later("cryptography.exceptions")
 
 
 class SealError(Exception):
@@ -83,22 +83,24 @@ class LocalKey:
     """A KEK from a file or a variable: any text of 32 characters or more, best 64 hexadecimal."""
 
     def __init__(self, secret: Secret, entropy: Entropy) -> None:
-        self._cipher = AESGCM(_digest("onegate key-encryption key", secret))
+        self._cipher = _AEAD.AESGCM(_digest("onegate key-encryption key", secret))
         self._entropy = entropy
         self.id = _digest("onegate key-encryption key id", secret).hex()[:16]
 
     def wrap(self, data_key: bytes) -> bytes:
         """See :class:`KeyEncryptionKey`."""
         nonce = self._entropy.bytes(NONCE_BYTES)
-        return nonce + self._cipher.encrypt(nonce, data_key, _PURPOSE)
+        wrapped: bytes = self._cipher.encrypt(nonce, data_key, _PURPOSE)
+        return nonce + wrapped
 
     def unwrap(self, wrapped: bytes) -> bytes:
         """See :class:`KeyEncryptionKey`."""
         try:
             nonce, rest = wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:]
-            return self._cipher.decrypt(nonce, rest, _PURPOSE)
-        except (InvalidTag, ValueError):
+            data_key: bytes = self._cipher.decrypt(nonce, rest, _PURPOSE)
+        except (_FAILURES.InvalidTag, ValueError):
             raise SealError("A sealed secret was changed where it is stored.") from None
+        return data_key
 
 
 def _digest(purpose: str, secret: Secret) -> bytes:
@@ -115,7 +117,7 @@ def seal(text: Secret, purpose: bytes, key: KeyEncryptionKey, entropy: Entropy) 
         key_id=key.id,
         wrapped_key=key.wrap(data_key),
         nonce=nonce,
-        ciphertext=AESGCM(data_key).encrypt(nonce, content, purpose),
+        ciphertext=_AEAD.AESGCM(data_key).encrypt(nonce, content, purpose),
     )
 
 
@@ -123,8 +125,10 @@ def unseal(sealed: Sealed, purpose: bytes, keys: Sequence[KeyEncryptionKey]) -> 
     """The secret again. Raises ``SealError`` without its key, or with another purpose."""
     data_key = _wrapping(sealed, keys).unwrap(sealed.wrapped_key)
     try:
-        return Secret(AESGCM(data_key).decrypt(sealed.nonce, sealed.ciphertext, purpose).decode())
-    except (InvalidTag, ValueError):
+        cipher = _AEAD.AESGCM(data_key)
+        content: bytes = cipher.decrypt(sealed.nonce, sealed.ciphertext, purpose)
+        return Secret(content.decode())
+    except (_FAILURES.InvalidTag, ValueError):
         raise SealError(
             "A sealed secret does not belong to the address, kind or owner that it is stored with:"
             " give it anew."

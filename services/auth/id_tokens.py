@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-import jwt
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-
 from onegate.common.v1 import error_pb2
 from runtime.errors import GatewayError
+from runtime.later import Later
 
 TOKEN_CHARS_MAX: Final = 16 * 1024
 """The longest token that is looked at."""
@@ -42,6 +40,8 @@ _KTY_OF: Final[Mapping[str, str]] = {
 (https://www.rfc-editor.org/rfc/rfc7518#section-3.1).
 """
 
+_JWT: Final = Later("jwt")
+_RSA: Final = Later("cryptography.hazmat.primitives.asymmetric.rsa")
 _CURVES: Final = {"ES256": "P-256", "ES384": "P-384", "ES512": "P-521", "EdDSA": "Ed25519"}
 
 
@@ -115,10 +115,10 @@ class KeySet:
         ):
             raise _invalid("its algorithm is not that of its key")
         try:
-            key = jwt.PyJWK(dict(found), algorithm).key
-        except (jwt.PyJWTError, ValueError):
+            key = _JWT.PyJWK(dict(found), algorithm).key
+        except (_JWT.PyJWTError, ValueError):
             raise _invalid("its key cannot be used") from None
-        if isinstance(key, RSAPublicKey) and key.key_size < RSA_BITS_MIN:
+        if isinstance(key, _RSA.RSAPublicKey) and key.key_size < RSA_BITS_MIN:
             raise _invalid("its key is too short")
         return key, algorithm
 
@@ -128,16 +128,16 @@ def verified(token: str, keys: KeySet, expected: Expected, now: datetime) -> Cla
     if len(token) > TOKEN_CHARS_MAX or not token.isascii():
         raise _invalid("it is too long")
     try:
-        header = jwt.get_unverified_header(token)
-    except (jwt.PyJWTError, RecursionError):
+        header = _JWT.get_unverified_header(token)
+    except (_JWT.PyJWTError, RecursionError):
         raise _invalid("it is no signed token") from None
     if "crit" in header or str(header.get("typ", "JWT")).upper() != "JWT":
         raise _invalid("it is a token of another kind")
     key, algorithm = keys.key(header)
     try:
-        content = jwt.PyJWS().decode(token, key, algorithms=[algorithm])
+        content = _JWT.PyJWS().decode(token, key, algorithms=[algorithm])
         claims = json.loads(content, object_pairs_hook=_unique)
-    except (jwt.PyJWTError, ValueError, RecursionError):
+    except (_JWT.PyJWTError, ValueError, RecursionError):
         raise _invalid("its signature or its content is broken") from None
     if not isinstance(claims, dict):
         raise _invalid("it says nothing")

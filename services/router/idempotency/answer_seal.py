@@ -9,18 +9,18 @@ import hmac
 import zlib
 from typing import Final
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2
 from runtime.errors import GatewayError
+from runtime.later import Later
 
 KEY_CHARS_MAX: Final = 255
 """Of an idempotency key."""
 
 _NONCE_BYTES: Final = 12
 _FAST: Final = 1
+_AEAD: Final = Later("cryptography.hazmat.primitives.ciphers.aead")
+_FAILURES: Final = Later("cryptography.exceptions")
 
 
 class AnswerSeal:
@@ -65,17 +65,18 @@ class AnswerCipher:
     """Compresses and seals the pieces of one answer: AES-256-GCM; a piece's number is its nonce."""
 
     def __init__(self, key: bytes) -> None:
-        self._aead = AESGCM(key)
+        self._aead = _AEAD.AESGCM(key)
 
     def seal(self, sequence: int, piece: bytes) -> bytes:
         """A piece, as it is kept."""
-        return self._aead.encrypt(_nonce(sequence), zlib.compress(piece, _FAST), None)
+        chunk: bytes = self._aead.encrypt(_nonce(sequence), zlib.compress(piece, _FAST), None)
+        return chunk
 
     def open(self, sequence: int, chunk: bytes) -> bytes:
         """The piece again. Raises INTERNAL for what was not sealed so."""
         try:
             return zlib.decompress(self._aead.decrypt(_nonce(sequence), chunk, None))
-        except (InvalidTag, zlib.error):
+        except (_FAILURES.InvalidTag, zlib.error):
             raise GatewayError(
                 error_pb2.ERROR_REASON_INTERNAL,
                 "The answer that was kept for this Idempotency-Key is damaged; use another key.",

@@ -10,13 +10,13 @@ from email.message import EmailMessage
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
-import httpx2
 import msgspec
 
 from onegate.usage.v1 import alert_service_pb2 as pb
 from runtime.clock import Clock, Entropy
 from runtime.config import AlertSettings
 from runtime.errors import GatewayError
+from runtime.later import Later
 from runtime.secrets import Secret, Secrets
 from services.usage.alerts import messages
 from services.usage.alerts.alert_store import WEBHOOK, AlertStore, Letter
@@ -25,6 +25,7 @@ ROUND_S: Final = 2.0
 """How often is looked for what is due, in seconds."""
 
 _ANSWER_CHARS_MAX: Final = 200
+_HTTP: Final = Later("httpx2")
 _LOG = logging.getLogger(__name__)
 
 
@@ -67,7 +68,7 @@ class Webhook:
         try:
             async with (
                 asyncio.timeout(self._settings.timeout_s),
-                httpx2.AsyncClient(trust_env=False, follow_redirects=False) as client,
+                _HTTP.AsyncClient(trust_env=False, follow_redirects=False) as client,
                 client.stream(
                     "POST",
                     url,
@@ -77,7 +78,7 @@ class Webhook:
                 ) as answer,
             ):
                 status = answer.status_code
-        except (httpx2.HTTPError, OSError, TimeoutError) as error:
+        except (_HTTP.HTTPError, OSError, TimeoutError) as error:
             raise SendError(f"{type(error).__name__}: {error}") from error
         if not 200 <= status < 300:
             raise SendError(f"the receiver answered {status}")
