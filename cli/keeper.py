@@ -15,6 +15,7 @@ from typing import Any, Final, NoReturn
 
 from cli.supervisor import Child, Program, StartError, supervise
 from runtime.clock import SystemClock
+from runtime.resident import give_back
 
 MEMORY: Final = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """How the C library is to be sparing with memory, in every process that is kept; who sets the
@@ -80,6 +81,7 @@ def main(arguments: Sequence[str]) -> None:
 
     def on_ready(_: Sequence[Child]) -> None:
         _say(orders.ready_text)
+        give_back()
 
     try:
         asyncio.run(supervise(orders.stages, clock=SystemClock(), on_ready=on_ready))

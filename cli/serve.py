@@ -21,6 +21,7 @@ from cli.link import ChildLink
 from cli.settings import RunFlags, read_settings
 from runtime import telemetry
 from runtime.config import ConfigError, Settings, nth_worker
+from runtime.resident import GIVE_BACK_S, give_back
 
 _log = logging.getLogger("onegate.serve")
 
@@ -125,6 +126,7 @@ async def _serve(run: Run, settings: Settings, link_descriptor: int | None) -> N
         # What lives now lives for good: the collector need not walk it again.
         gc.collect()
         gc.freeze()
+        loop.call_later(GIVE_BACK_S, give_back)
         if link is not None:
             link.ready()
 
