@@ -78,7 +78,7 @@ class ChatCall:
         self._request = _decoded(call.request)
         self._typed: chat_pb2.ChatRequest | None = None
         self._terms: dict[str, Terms] = {}
-        self._chooser = Chooser(parts.health, parts.entropy)
+        self._chooser = Chooser(parts.health, parts.observed, parts.entropy)
         self._excluded: list[Excluded] = []
 
     async def run(self) -> None:
@@ -187,7 +187,8 @@ class ChatCall:
             facts = self._facts(deployment)
             return refusal(grant, facts, now_unix_s) or self._ill(deployment, now_s)
 
-        look = partial(look_of, parts.catalog, parts.prices, parts.observed, now_s)
+        known = (parts.catalog, parts.prices, parts.observed, now_s, self._seats)
+        look = partial(look_of, *known)
         asked = asked_of(grant, self._request, self._request_id)
         return plan_call(asked, parts.routes, look, parts.catalog.resolve, judge)
 
@@ -233,6 +234,11 @@ class ChatCall:
             return deployment
         mine = open_to(credentials, self._grant)
         return best_seat(mine, deployment, self._parts.health, now_s)
+
+    def _seats(self, deployment: Deployment) -> list[str]:
+        """The deployment with every credential that the call may go out with, by name."""
+        credentials = self._parts.providers[deployment.provider].credentials
+        return [one.seat(deployment).id for one in open_to(credentials, self._grant)]
 
     def _way(self, provider: Provider, deployment: Deployment) -> Way:
         """With which credential the deployment is asked now. Raises why with none."""

@@ -30,6 +30,7 @@ from services.router.parts import Parts, Provider
 from services.router.providers.base import Exchange, Stream, UpstreamRequest
 from services.router.retries import is_its_fault
 from services.router.routing.planning import Plan
+from services.router.routing.rate_headers import LIKE, used_up_s
 from services.router.upstream.client import UpstreamResponse
 from services.router.upstream.watchdog import Watch
 from services.router.wire_format import repeated
@@ -109,6 +110,8 @@ class ProviderCall:
         self._exchange = prepared.exchange
         self._outgoing = prepared.outgoing
         self._hold = prepared.hold
+        self._seated = prepared.way.seat.id != prepared.attempt.deployment.id
+        """Whether it goes out with one of several credentials."""
         self._progress: Progress = NoProgress()
 
     async def run(self) -> None:
@@ -138,8 +141,11 @@ class ProviderCall:
         begin_s = line.first_token_s or settings.first_byte_timeout_s
         line.allow(begin_s if stream else settings.answer_timeout_s, now_s)
         response: UpstreamResponse | None = None
-        seen = parts.observed.of(attempt.deployment.id)
+        seen = seat = parts.observed.of(attempt.deployment.id)
         seen.begin(now_s)
+        if self._seated:
+            seat = parts.observed.of(self._way.seat.id)
+            seat.begin(now_s)
         try:
             response = await parts.upstream.open(self._way.target, self._outgoing)
             await self._receive(response)
@@ -151,6 +157,8 @@ class ProviderCall:
             raise failure from None
         finally:
             seen.end()
+            if seat is not seen:
+                seat.end()
             if response is not None:
                 response.close()
 
@@ -159,8 +167,12 @@ class ProviderCall:
         parts = self._parts
         now_s = parts.clock.monotonic()
         attempt.first_byte(response.status, now_s)
-        if self._line.route:
-            parts.observed.of(attempt.deployment.id).limits(response.headers, now_s)
+        if self._line.route or self._seated:
+            # Only where there is something to choose from.
+            said = response.headers_like(LIKE)
+            if said:
+                wait_s = used_up_s(said, response.header("date"))
+                parts.observed.of(self._way.seat.id).limited(wait_s, now_s)
         if response.status >= _REFUSALS:
             body = await response.start(ERROR_BODY_BYTES_MAX)
             raise wire.error(response.status, response.headers, body)
@@ -273,9 +285,10 @@ class ProviderCall:
         self._parts.health.restore(self._way.seat.provider, self._way.seat.id)
         first_s = attempt.first_token_us / 1_000_000
         streamed_s = attempt.elapsed_s(now_s) - first_s if self._exchange.request.stream else 0.0
-        self._parts.observed.of(attempt.deployment.id).succeeded(
-            first_s, attempt.tokens.output_tokens, streamed_s, now_s
-        )
+        figures = first_s, attempt.tokens.output_tokens, streamed_s, now_s
+        self._parts.observed.of(attempt.deployment.id).succeeded(*figures)
+        if self._seated:
+            self._parts.observed.of(self._way.seat.id).succeeded(*figures)
         self._line.shown = True
 
     def _failed(self, failure: GatewayError | None) -> None:
@@ -298,7 +311,9 @@ class ProviderCall:
         else:
             attempt.fail(failure, self._progress, now_s)
             if is_its_fault(failure):
-                self._parts.observed.failed(attempt.deployment.id, now_s)
+                if self._seated:
+                    self._parts.observed.of(attempt.deployment.id).failed(now_s)
+                self._parts.observed.failed(self._way.seat.id, now_s)
         self._settle()
 
     def _settle(self) -> None:

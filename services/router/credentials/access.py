@@ -18,6 +18,7 @@ from services.router.limits.admission import no_credential
 from services.router.models.catalog import Deployment
 from services.router.routing.health import Health
 from services.router.routing.illness import ill
+from services.router.routing.observed import Observed
 from services.router.upstream.client import Target
 
 _NEVER_MS: Final = 2**62
@@ -84,18 +85,21 @@ class Chooser:
 
     Args:
         health: who cools down or was refused.
+        observed: who keeps failing, and whose limit is used up.
         entropy: for the spread.
     """
 
-    __slots__ = ("_entropy", "_health", "_tried")
+    __slots__ = ("_entropy", "_health", "_observed", "_tried")
 
-    def __init__(self, health: Health, entropy: Entropy) -> None:
+    def __init__(self, health: Health, observed: Observed, entropy: Entropy) -> None:
         self._health = health
+        self._observed = observed
         self._entropy = entropy
         self._tried: set[str] = set()
 
     def way(self, credentials: Sequence[Credential], deployment: Deployment, now_s: float) -> Way:
-        """By weight, among those that can be asked; one that was not tried before any that was.
+        """By weight, among those that can be asked: one that was not tried before any that was,
+        then one that does not keep failing, then one whose limit is not used up.
 
         Raises why none can be asked.
         """
@@ -105,7 +109,7 @@ class Chooser:
             best = best_seat(credentials, deployment, self._health, now_s)
             raise ill(self._health, best, now_s) or no_credential(deployment.provider)
         fresh = [pair for pair in well if pair[1].id not in self._tried]
-        credential, seat = self._drawn(fresh or well)
+        credential, seat = self._drawn(self._best(fresh or well, now_s))
         self._tried.add(seat.id)
         return Way(credential.target, seat, credential.name)
 
@@ -117,6 +121,16 @@ class Chooser:
         return any(
             seat.id not in self._tried and ill(self._health, seat, now_s) is None for seat in seats
         )
+
+    def _best(
+        self, pairs: list[tuple[Credential, Deployment]], now_s: float
+    ) -> list[tuple[Credential, Deployment]]:
+        """Those that are in order, where there are any: nobody is left out for good by this."""
+        if len(pairs) == 1:
+            return pairs
+        seen = self._observed
+        sound = [pair for pair in pairs if not seen.broken_s(pair[1].id, now_s)] or pairs
+        return [pair for pair in sound if not seen.full(pair[1].id, now_s)] or sound
 
     def _drawn(
         self, pairs: Sequence[tuple[Credential, Deployment]]

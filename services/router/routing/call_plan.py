@@ -22,6 +22,7 @@ PREFIX_BYTES: Final = 1024
 
 Resolve = Callable[[str], Deployment]
 Judge = Callable[[Deployment], GatewayError | None]
+Seats = Callable[[Deployment], Sequence[str]]
 
 
 class Models(Protocol):
@@ -90,8 +91,16 @@ def asked_of(grant: grant_pb2.Grant, request: chat_pb2.ChatRequest, request_id: 
     )
 
 
-def look_of(models: Models, prices: Prices, observed: Observed, now_s: float) -> Look:
-    """What is known at this moment."""
+def look_of(
+    models: Models,
+    prices: Prices,
+    observed: Observed,
+    now_s: float,
+    seats: Seats = lambda deployment: (deployment.id,),
+) -> Look:
+    """What is known at this moment. ``seats`` are the names under which failures and limits of a
+    deployment are seen: one for each credential that the call may go out with.
+    """
 
     def deployment(name: str) -> Deployment | None:
         try:
@@ -106,6 +115,10 @@ def look_of(models: Models, prices: Prices, observed: Observed, now_s: float) ->
         sheet = None if found.free else prices.find(found.price_name)
         return 0.0 if found.free or (sheet and sheet.free) else _blended(sheet)
 
+    def seated(name: str) -> Sequence[str]:
+        found = deployment(name)
+        return (found and seats(found)) or (name,)
+
     return Look(
         seen=observed.find,
         rate=rate,
@@ -113,7 +126,9 @@ def look_of(models: Models, prices: Prices, observed: Observed, now_s: float) ->
         lacks=lambda name, needs: bool((found := deployment(name)) and models.lacks(found, needs)),
         offering=models.offering,
         resolves=lambda name: deployment(name) is not None,
-        broken_s=lambda name: observed.broken_s(name, now_s),
+        # A deployment fails, or is used up, when it does with every credential.
+        broken_s=lambda name: min(observed.broken_s(seat, now_s) for seat in seated(name)),
+        full=lambda name: all(observed.full(seat, now_s) for seat in seated(name)),
         now_s=now_s,
     )
 

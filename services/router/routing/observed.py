@@ -1,12 +1,14 @@
 """What this router has seen of deployments: how busy they are, how fast, how often they fail, and
 whether one fails so much that it should be left alone for a while.
 
+Where a provider has several credentials, failures and limits are seen of each pair of deployment
+and credential (``provider/model#credential``): one that fails or is used up says nothing of the
+others.
+
 Pure: the caller brings the time, in monotonic seconds. Bounded, whatever names callers think of.
 """
 
 import math
-import re
-from collections.abc import Mapping
 from typing import Final
 
 ENTRIES_MAX: Final = 10_000
@@ -31,9 +33,6 @@ EJECTED_SHARE_MAX: Final = 0.5
 """At most this share of those that could serve a call is left out by breakers."""
 FULL_MAX_S: Final = 120.0
 """The longest time for which a provider's word that its limit is used up is believed."""
-
-_LIMITED: Final = ("requests", "tokens")
-_DURATION: Final = re.compile(r"(?:(\d+)h)?(?:(\d+)m(?!s))?(?:([\d.]+)s)?(?:([\d.]+)ms)?")
 
 
 class Seen:
@@ -131,18 +130,12 @@ class Seen:
             return UNSEEN_S * self.outstanding
         return self._decayed(0.0, now_s) * (self.outstanding + 1)
 
-    def full(self, now_s: float) -> bool:
-        """Whether the provider has said that it would refuse a call now."""
-        return self.full_until_s > now_s
-
-    def limits(self, headers: Mapping[str, str], now_s: float) -> None:
-        """What an answer's headers say of the credential's own limits, as OpenAI and Groq write
-        them (https://platform.openai.com/docs/guides/rate-limits#rate-limits-in-headers).
+    def limited(self, wait_s: float | None, now_s: float) -> None:
+        """The provider has said for how long its limits are used up, 0 for not at all; the latest
+        word counts. ``None`` says nothing.
         """
-        for meter in _LIMITED:
-            if headers.get(f"x-ratelimit-remaining-{meter}") == "0":
-                wait_s = duration_s(headers.get(f"x-ratelimit-reset-{meter}", ""))
-                self.full_until_s = max(self.full_until_s, now_s + min(wait_s, FULL_MAX_S))
+        if wait_s is not None:
+            self.full_until_s = now_s + min(wait_s, FULL_MAX_S)
 
     def _decayed(self, toward_s: float, now_s: float) -> float:
         """The peak as it is remembered; what is slow is asked again once that has faded."""
@@ -178,6 +171,11 @@ class Observed:
         if seen.open_until_s:
             self._failing.add(deployment)
 
+    def full(self, deployment: str, now_s: float) -> bool:
+        """Whether the provider has said that it would refuse a call now."""
+        seen = self._seen.get(deployment)
+        return seen is not None and seen.full_until_s > now_s
+
     def broken_s(self, deployment: str, now_s: float) -> float:
         """How much longer its breaker keeps calls away; 0 when one may be sent."""
         if deployment not in self._failing:
@@ -187,16 +185,3 @@ class Observed:
             self._failing.discard(deployment)
             return 0.0
         return seen.broken_s(now_s)
-
-
-def duration_s(text: str) -> float:
-    """``6m0s``, ``8.64s``, ``120ms`` or bare seconds; 0 for anything else."""
-    found = _DURATION.fullmatch(text)
-    try:
-        if found is None or not text:
-            seconds = float(text or 0)
-            return seconds if math.isfinite(seconds) and seconds > 0 else 0.0
-        hours, minutes, seconds, milliseconds = (float(part or 0) for part in found.groups())
-    except ValueError:
-        return 0.0
-    return hours * 3600 + minutes * 60 + seconds + milliseconds / 1000

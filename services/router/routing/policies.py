@@ -65,7 +65,7 @@ def _ranked(policy: PolicySettings, models: Sequence[PolicyModel], look: Look) -
         rate, found = rates[one.model], seen[one.model]
         cost = 1.0 if not math.isfinite(rate) else rate / dearest if dearest else 0.0
         wait = waits[one.model] / slowest if slowest else 0.0
-        full = 1.0 if found is not None and found.full(look.now_s) else 0.0
+        full = 1.0 if look.full(one.model) else 0.0
         errors = found.errors if found is not None else 0.0
         return (
             policy.quality * one.quality

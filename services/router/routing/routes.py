@@ -64,6 +64,7 @@ class Look:
         offering: the deployments that have a bare name.
         resolves: whether a name means one deployment as it stands.
         broken_s: for how much longer a deployment's breaker keeps calls away; 0 for not at all.
+        full: whether its provider has said that it would refuse a call now.
         now_s: monotonic seconds.
     """
 
@@ -74,6 +75,7 @@ class Look:
     offering: Callable[[str], Sequence[str]]
     resolves: Callable[[str], bool]
     broken_s: Callable[[str], float]
+    full: Callable[[str], bool]
     now_s: float
 
 
@@ -254,7 +256,7 @@ def ranked(
         seen = look.seen(model)
         return (
             0 < window < input_tokens,
-            seen is not None and seen.full(look.now_s),
+            look.full(model),
             target.weight == 0,
             target.priority,
             _measure(by, target, seen, look),

@@ -87,6 +87,16 @@ class UpstreamResponse:
             for name, value in self._connection.headers
         }
 
+    def headers_like(self, part: bytes) -> dict[str, str]:
+        """The headers with ``part``, in lower case, in their names; few of many, so that the rest
+        need not be decoded.
+        """
+        return {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in self._connection.headers
+            if part in name.lower()
+        }
+
     def header(self, name: str) -> str:
         """One header by its lower-case name; empty when absent."""
         size = len(name)

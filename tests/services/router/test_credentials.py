@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from runtime.config import CredentialSettings
+from runtime.config import CredentialSettings, RouteSettings, RouteTarget
+from services.router.routing.observed import STREAK_MAX
 from tests.fake_provider import FakeProvider, Reply, Taken
 from tests.services.router.rig import PRICED, TEXT, Rig, hello, provider, running, settings_in
 
@@ -147,3 +148,50 @@ async def test_who_has_none_is_told_so_and_nothing_is_sent(tmp_path: Path) -> No
             mine = rig.add_key(project_id="proj_9")
             await called(rig, 1, mine)
         assert used(fake.chats) == {"theirs": 1}
+
+
+FULL = (
+    ("x-ratelimit-limit-requests", "60"),
+    ("x-ratelimit-remaining-requests", "0"),
+    ("x-ratelimit-reset-requests", "1m0s"),
+)
+
+
+async def test_calls_leave_a_credential_before_its_first_429(tmp_path: Path) -> None:
+    async with FakeProvider() as fake:
+        fake.choose = refusing("full", status=200, headers=FULL)
+        keys = (credential("full", tmp_path, weight=1000), credential("other", tmp_path))
+        settings = settings_in(tmp_path, provider("a", fake, credential=keys))
+        async with running(settings, PRICED) as rig:
+            await called(rig, 20)
+        # By weight the first call goes out with it; the others do not, for a minute.
+        assert used(fake.chats) == {"full": 1, "other": 19}
+
+
+async def test_one_that_keeps_failing_is_left_for_the_others_and_then_looked_at(
+    tmp_path: Path,
+) -> None:
+    async with FakeProvider() as fake:
+        fake.choose = refusing("bad", status=500)
+        keys = (credential("bad", tmp_path, weight=1000), credential("good", tmp_path))
+        settings = settings_in(tmp_path, provider("a", fake, credential=keys))
+        async with running(settings, PRICED) as rig:
+            said = [(await rig.chat(hello())).reason for _ in range(30)]
+        assert used(fake.chats)["bad"] == STREAK_MAX
+        assert said[-20:] == [""] * 20
+
+
+async def test_a_deployment_is_used_up_when_every_credential_is(tmp_path: Path) -> None:
+    route = RouteSettings(
+        name="r", to=(RouteTarget(model="a/m"), RouteTarget(model="b/m", priority=1))
+    )
+    async with FakeProvider() as fake, FakeProvider() as other:
+        fake.choose = refusing("one", "two", status=200, headers=FULL)
+        keys = (credential("one", tmp_path), credential("two", tmp_path))
+        settings = settings_in(
+            tmp_path, provider("a", fake, credential=keys), provider("b", other), routes=(route,)
+        )
+        async with running(settings, PRICED) as rig:
+            models = [(await rig.chat(hello("r"))).served.model for _ in range(6)]
+        assert models == ["a/m", "a/m", "b/m", "b/m", "b/m", "b/m"]
+        assert used(fake.chats) == {"one": 1, "two": 1}

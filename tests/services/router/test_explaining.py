@@ -3,7 +3,7 @@ nobody, and tells a key nothing that the key may not know.
 """
 
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -205,7 +205,7 @@ def a_policy(dice: random.Random) -> PolicySettings:
 
 def an_observed(dice: random.Random) -> Observed:
     observed = Observed()
-    for model in some(dice, MODELS):
+    for model in (*some(dice, MODELS), *(f"{name}#key" for name in some(dice, MODELS))):
         seen = observed.of(model)
         seen.begin(NOW_S - 2)
         seen.succeeded(dice.random(), dice.randint(1, 100), dice.random(), NOW_S - 2)
@@ -215,6 +215,17 @@ def an_observed(dice: random.Random) -> Observed:
             for _ in range(STREAK_MAX):
                 observed.failed(model, NOW_S - dice.choice((1, 100)))
     return observed
+
+
+def some_seats(dice: random.Random) -> Callable[[Deployment], list[str]]:
+    """Some have two credentials, of which one may be seen to fail or to be used up."""
+    keyed = set(some(dice, MODELS))
+
+    def seats(deployment: Deployment) -> list[str]:
+        names = ("key", "other") if deployment.id in keyed else ()
+        return [f"{deployment.id}#{name}" for name in names]
+
+    return seats
 
 
 @dataclass(frozen=True)
@@ -259,11 +270,11 @@ def drawn(number: int, *, tells_all: bool = False) -> Drawn:
     def judge(deployment: Deployment) -> GatewayError | None:
         return refusal(grant, facts(deployment), NOW_UNIX_S) or ill(health, deployment, NOW_S)
 
-    observed = an_observed(dice)
+    observed, seats = an_observed(dice), some_seats(dice)
     plan = plan_call(
         asked_of(grant, request, f"{number}"),
         some_routes(dice),
-        lambda: look_of(catalog, prices, observed, NOW_S),
+        lambda: look_of(catalog, prices, observed, NOW_S, seats),
         catalog.resolve,
         judge,
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from services.router.routing import observed as module
-from services.router.routing.observed import Observed, Seen, duration_s
+from services.router.routing.observed import Observed, Seen
 
 
 def after(*ends: bool, gap_s: float = 0.125) -> tuple[Seen, float]:
@@ -90,33 +90,20 @@ def test_speed_is_of_the_stream_alone() -> None:
     assert seen.tokens_per_s == 50.0
 
 
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("6m0s", 360.0),
-        ("1h2m3s", 3723.0),
-        ("8.64s", 8.64),
-        ("120ms", 0.12),
-        ("1m30.951s", 90.951),
-        ("17", 17.0),
-        ("", 0.0),
-        ("soon", 0.0),
-        ("nan", 0.0),
-        ("-5", 0.0),
-        ("1.2.3s", 0.0),
-    ],
-)
-def test_the_time_until_a_limit_is_full_again_is_read(text: str, seconds: float) -> None:
-    assert duration_s(text) == pytest.approx(seconds)
-
-
 def test_a_limit_that_is_used_up_is_believed_for_so_long_at_most() -> None:
-    seen = Seen()
-    seen.limits({"x-ratelimit-remaining-requests": "1"}, 1000.0)
-    assert not seen.full(1000.0)
-    seen.limits({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "9h0m0s"}, 1000.0)
-    assert seen.full(1000.0 + module.FULL_MAX_S - 1)
-    assert not seen.full(1000.0 + module.FULL_MAX_S)
+    observed = Observed()
+    seen = observed.of("a/m")
+    seen.limited(None, 1000.0)
+    seen.limited(0.0, 1000.0)
+    assert not observed.full("a/m", 1000.0)
+    seen.limited(9 * 3600.0, 1000.0)
+    seen.limited(None, 1000.0)
+    assert observed.full("a/m", 1000.0 + module.FULL_MAX_S - 1)
+    assert not observed.full("a/m", 1000.0 + module.FULL_MAX_S)
+    # The latest word counts.
+    seen.limited(0.0, 1000.0)
+    assert not observed.full("a/m", 1000.0)
+    assert not observed.full("b/m", 1000.0)
 
 
 def test_what_is_known_of_deployments_does_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,7 @@ def look(observed: Observed | None = None, lacking: str = "", window: int = 0) -
         offering=lambda _: (),
         resolves=lambda model: "/" in model,
         broken_s=lambda _: 0.0,
+        full=lambda model: (observed or Observed()).full(model, NOW_S),
         now_s=NOW_S,
     )
 

@@ -39,6 +39,7 @@ def look(
         offering=lambda model: (offers or {}).get(model, ()),
         resolves=lambda model: "/" in model,
         broken_s=lambda _: 0.0,
+        full=lambda model: (observed or Observed()).full(model, NOW_S),
         now_s=NOW_S,
     )
 
@@ -125,12 +126,11 @@ def test_the_cheapest_goes_first_and_who_has_no_price_last() -> None:
 
 def test_who_has_said_that_its_limit_is_used_up_goes_last_until_it_is_not() -> None:
     observed = Observed()
-    headers = {"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "2s"}
-    observed.of("a/m").limits(headers, NOW_S - 1)
+    observed.of("a/m").limited(2.0, NOW_S - 1)
     both = route(target("a/m", 1000.0), target("b/m", 0.1, priority=1))
     assert tried(both, known=look(observed)) == ["b/m", "a/m"]
     observed = Observed()
-    observed.of("a/m").limits(headers, NOW_S - 3)
+    observed.of("a/m").limited(2.0, NOW_S - 3)
     assert tried(both, known=look(observed)) == ["a/m", "b/m"]
 
 
