@@ -58,6 +58,8 @@ WELL_KNOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "sambanova": ("SAMBANOVA_API_KEY",),
     # https://huggingface.co/docs/inference-providers/index
     "huggingface": ("HF_TOKEN",),
+    # https://replicate.com/docs/reference/http#authentication
+    "replicate": ("REPLICATE_API_TOKEN",),
     # Not GITHUB_TOKEN: machines that run workflows set it for other ends.
     "github": ("GITHUB_MODELS_TOKEN",),
 }

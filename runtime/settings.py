@@ -41,6 +41,7 @@ KINDS: Final = (
     "deepinfra",
     "sambanova",
     "huggingface",
+    "replicate",
     "github",
     "ollama",
     "ollama-native",

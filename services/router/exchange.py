@@ -32,6 +32,7 @@ from services.router.retries import is_its_fault
 from services.router.routing.planning import Plan
 from services.router.routing.rate_headers import LIKE, used_up_s
 from services.router.upstream.client import UpstreamResponse
+from services.router.upstream.jobs import JobAnswer, JobPlace, JobWire
 from services.router.upstream.watchdog import Watch
 from services.router.wire_format import repeated
 
@@ -140,14 +141,17 @@ class ProviderCall:
         stream = self._exchange.request.stream
         begin_s = line.first_token_s or settings.first_byte_timeout_s
         line.allow(begin_s if stream else settings.answer_timeout_s, now_s)
-        response: UpstreamResponse | None = None
+        response: UpstreamResponse | JobAnswer | None = None
         seen = seat = parts.observed.of(attempt.deployment.id)
         seen.begin(now_s)
         if self._seated:
             seat = parts.observed.of(self._way.seat.id)
             seat.begin(now_s)
         try:
-            response = await parts.upstream.open(self._way.target, self._outgoing)
+            if self._provider.jobs is None:
+                response = await parts.upstream.open(self._way.target, self._outgoing)
+            else:
+                response = await self._job(self._provider.jobs, now_s)
             await self._receive(response)
         except BaseException as error:
             failure = self._meaning(error)
@@ -162,7 +166,16 @@ class ProviderCall:
             if response is not None:
                 response.close()
 
-    async def _receive(self, response: UpstreamResponse) -> None:
+    async def _job(self, wire: JobWire, now_s: float) -> JobAnswer:
+        """The answer of a vendor that answers with jobs."""
+        return await self._parts.jobs.open(
+            JobPlace(self._way.target, wire),
+            self._outgoing,
+            stream=self._exchange.request.stream,
+            within_s=self._line.deadline_s - now_s,
+        )
+
+    async def _receive(self, response: UpstreamResponse | JobAnswer) -> None:
         attempt, wire = self._attempt, self._provider.wire
         parts = self._parts
         now_s = parts.clock.monotonic()
@@ -195,7 +208,7 @@ class ProviderCall:
             self._line.allow(self._parts.settings.stall_timeout_s, now_s)
             await self._line.send([self._served(), answer.event, self._metered()])
 
-    async def _pass_on(self, response: UpstreamResponse, stream: Stream) -> None:
+    async def _pass_on(self, response: UpstreamResponse | JobAnswer, stream: Stream) -> None:
         """Passes on what comes, as it comes; all that one read yields goes in one message.
 
         Nothing is shown before the first piece of content, so that until then another deployment

@@ -23,6 +23,7 @@ from services.router.routing.observed import Observed
 from services.router.routing.routes import Routes
 from services.router.routing.standings import Standings
 from services.router.upstream.client import Target, Upstream
+from services.router.upstream.jobs import Jobs, JobWire
 from services.router.upstream.watchdog import Watchdog
 
 
@@ -119,6 +120,8 @@ class Provider:
     credentials: tuple[Credential, ...] = ()
     """What calls go out with; empty for ``target`` alone. ``target`` is the first of them, which
     models are listed with."""
+    jobs: JobWire | None = None
+    """The wire, when its vendor answers calls with jobs."""
     retired: bool = False
     """It was removed: calls that were planned before are not sent."""
 
@@ -142,6 +145,7 @@ class Parts:
     retries: RetryBudget
     watchdog: Watchdog
     upstream: Upstream
+    jobs: Jobs
     journal: Journal
     shipper: Shipper
     meters: Meters

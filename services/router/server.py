@@ -57,6 +57,7 @@ from services.router.routing.policies import SetPolicies
 from services.router.routing.routes import Routes
 from services.router.routing.standings import Standings
 from services.router.upstream.client import Upstream
+from services.router.upstream.jobs import Jobs
 from services.router.upstream.watchdog import Watchdog
 
 CHAT_METHOD: Final = "/onegate.router.v1.ChatService/Chat"
@@ -141,6 +142,8 @@ class _Router:
         shared = await _shared(settings, stack, metrics, health)
         upstream = Upstream(clock, connect_timeout_s=own.connect_timeout_s, failpoints=failpoints)
         stack.callback(upstream.close)
+        jobs = Jobs(upstream, clock, own.answer_bytes_max)
+        stack.push_async_callback(jobs.close)
         roster = await _roster(settings, stack, health)
         catalog = roster.catalog = Catalog(roster.known, prices)
         peers = PeerCooldowns(usage, health, clock, own.name)
@@ -162,6 +165,7 @@ class _Router:
             retries=RetryBudget(own.retry_budget),
             watchdog=Watchdog(clock),
             upstream=upstream,
+            jobs=jobs,
             journal=journal,
             shipper=shipper,
             meters=Meters(metrics),

@@ -4,7 +4,7 @@ A golden is one JSON file, written by hand from the vendor's documentation: ``ca
 ``ChatRequest``), ``sent`` (path and body), ``received`` (a JSON body, or a list of events for a
 stream), ``answer`` or ``deltas``, and ``usage``. Messages are in protobuf's JSON; bytes that hold
 JSON are written as that JSON. Where events have names beside their data, an event is written as an
-object with the name as its one member.
+object with the name as its one member; a string there is data that is no JSON.
 """
 
 import base64
@@ -61,7 +61,8 @@ def _event(data: dict[str, Any], *, named: bool) -> ServerSentEvent:
     if not named:
         return ServerSentEvent(b"", json.dumps(data).encode())
     ((name, told),) = data.items()
-    return ServerSentEvent(name.encode(), json.dumps(told).encode())
+    data_of = told if isinstance(told, str) else json.dumps(told)
+    return ServerSentEvent(name.encode(), data_of.encode())
 
 
 def readable(message: Message) -> Any:

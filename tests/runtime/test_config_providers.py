@@ -176,6 +176,7 @@ def test_a_process_that_calls_no_provider_needs_no_credential(write: Write) -> N
         ("DEEPINFRA_TOKEN", "deepinfra"),
         ("SAMBANOVA_API_KEY", "sambanova"),
         ("HF_TOKEN", "huggingface"),
+        ("REPLICATE_API_TOKEN", "replicate"),
         ("GITHUB_MODELS_TOKEN", "github"),
     ],
 )

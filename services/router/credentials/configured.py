@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, cast
 
 from runtime.clock import Clock
 from runtime.config import ProviderSettings
@@ -14,10 +14,18 @@ from services.router.credentials.access import Credential
 from services.router.credentials.tokens import TokenKeeper, buyer_of
 from services.router.models.catalog import ConfiguredProvider
 from services.router.parts import Provider
-from services.router.providers.base import Headers, ListsElsewhere, ShortLived, Signer, Wire
+from services.router.providers.base import (
+    Headers,
+    ListsElsewhere,
+    RunsJobs,
+    ShortLived,
+    Signer,
+    Wire,
+)
 from services.router.routing.data_rules import DataHandling
 from services.router.upstream.client import target_of
 from services.router.upstream.egress import origin_of
+from services.router.upstream.jobs import JobWire
 
 SecretOf = Callable[[ProviderSettings, str], Secret | None]
 """Reads the secret of a provider with one credential, given that credential's name, empty for the
@@ -136,6 +144,7 @@ def _ready(
     return Provider(
         name=provider.name,
         wire=wire,
+        jobs=cast("JobWire", wire) if isinstance(wire, RunsJobs) else None,
         target=target_of(origin, first),
         lists=tuple(
             (target_of(origin_of(place, private_allowed=private), first), request)

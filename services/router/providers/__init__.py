@@ -2,7 +2,15 @@
 ``compatible.py``; a wire of its own is one module and one line here.
 """
 
-from services.router.providers import anthropic, bedrock, cohere, gemini, ollama_native, vertex
+from services.router.providers import (
+    anthropic,
+    bedrock,
+    cohere,
+    gemini,
+    ollama_native,
+    replicate,
+    vertex,
+)
 from services.router.providers.base import Wire
 from services.router.providers.compatible import ROWS
 from services.router.providers.openai import OpenAIWire
@@ -14,5 +22,6 @@ PROVIDERS: dict[str, Wire] = {
     "cohere": cohere.WIRE,
     "gemini": gemini.WIRE,
     "ollama-native": ollama_native.WIRE,
+    "replicate": replicate.WIRE,
     "vertex": vertex.WIRE,
 }

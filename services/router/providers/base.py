@@ -194,6 +194,44 @@ class ListsElsewhere(Protocol):
         ...
 
 
+class Job(NamedTuple):
+    """A call that the vendor works at by itself, whether or not somebody waits for it."""
+
+    over: bool
+    """It ended, well or not."""
+    state: UpstreamRequest
+    """Asks how it stands; the answer goes to :meth:`RunsJobs.job` again."""
+    cancel: UpstreamRequest
+    """Ends it."""
+    stream_url: str = ""
+    """Where the vendor says that its events come from; empty when it has none."""
+
+
+@runtime_checkable
+class RunsJobs(Protocol):
+    """What a wire also is whose vendor answers a call with a job."""
+
+    def deadline(self, seconds: float) -> Headers:
+        """What makes the vendor itself end the job after so long."""
+        ...
+
+    def job(self, body: bytes) -> Job:
+        """The job that an answer speaks of. Raises UPSTREAM_PROTOCOL when it speaks of none."""
+        ...
+
+    def may_stream(self, url: str, base_host: str) -> bool:
+        """Whether the credential of calls to ``base_host`` may be sent to a stream's ``url``."""
+        ...
+
+    def is_last(self, event: ServerSentEvent) -> bool:
+        """Whether an event is the last of a job's stream."""
+        ...
+
+    def settled(self, body: bytes) -> bytes:
+        """The answer that says that a job is over, as an event for :meth:`Wire.stream`."""
+        ...
+
+
 @dataclass(slots=True)
 class StreamState:
     """The attributes every :class:`Stream` has, to inherit."""

@@ -16,7 +16,7 @@ import socket
 import ssl
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from onegate.common.v1 import error_pb2
@@ -65,6 +65,13 @@ def target_of(origin: Origin, credential: Headers | Signer) -> Target:
     lines += [f"{name}: {value}" for name, value in shared]
     head = "".join(f"{line}\r\n" for line in lines).encode("ascii")
     return Target(origin=origin, head=head, signer=signer)
+
+
+def moved(target: Target, origin: Origin) -> Target:
+    """Another place of the same provider's, called with the same credential."""
+    _, _, shared = target.head.partition(b"\r\n")
+    head = b"host: %s\r\n%s" % (origin.authority.encode("ascii"), shared)
+    return replace(target, origin=origin, head=head)
 
 
 class UpstreamResponse:
@@ -129,10 +136,7 @@ class UpstreamResponse:
             parts.append(part)
             size += len(part)
         if size > bytes_max:
-            raise GatewayError(
-                error_pb2.ERROR_REASON_UPSTREAM_TOO_LARGE,
-                f"The provider's answer is larger than {bytes_max} bytes.",
-            )
+            raise too_large(bytes_max)
         return first if len(parts) == 1 else b"".join(parts)
 
     async def start(self, bytes_max: int) -> bytes:
@@ -384,6 +388,14 @@ def _unreachable(origin: Origin, why: str) -> GatewayError:
     return GatewayError(
         error_pb2.ERROR_REASON_UPSTREAM_UNREACHABLE,
         f"The provider at {origin.authority} cannot be reached: {why}. Nothing was sent.",
+    )
+
+
+def too_large(bytes_max: int) -> GatewayError:
+    """The provider's answer is longer than may be read."""
+    return GatewayError(
+        error_pb2.ERROR_REASON_UPSTREAM_TOO_LARGE,
+        f"The provider's answer is larger than {bytes_max} bytes.",
     )
 
 
