@@ -41,6 +41,8 @@ KINDS: Final = (
     "deepinfra",
     "sambanova",
     "huggingface",
+    "tgi",
+    "tgi-native",
     "replicate",
     "github",
     "ollama",
@@ -53,7 +55,7 @@ KINDS: Final = (
 )
 """The words that ``kind`` of a provider may be. What they mean is the router's business."""
 
-NEED_BASE_URL: Final = frozenset({"azure", "azure-deployments", "compatible"})
+NEED_BASE_URL: Final = frozenset({"azure", "azure-deployments", "tgi", "tgi-native", "compatible"})
 """Kinds without an address of their own: the operator must say where they are."""
 
 

@@ -31,6 +31,7 @@ KINDS = [
     "deepinfra",
     "sambanova",
     "huggingface",
+    "tgi",
     "github",
     "ollama",
     "vllm",
@@ -41,7 +42,7 @@ KINDS = [
 ]
 AT_HOME = {"ollama", "vllm", "llamacpp", "lmstudio"}
 """Servers that an operator runs; their documented address is the machine itself."""
-SAID_BY_THE_OPERATOR = {"azure", "azure-deployments", "compatible", "demo"}
+SAID_BY_THE_OPERATOR = {"azure", "azure-deployments", "tgi", "compatible", "demo"}
 
 
 def test_every_kind_has_its_row_and_its_wire() -> None:

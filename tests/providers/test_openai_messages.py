@@ -12,15 +12,14 @@ from services.router.providers.compatible import (
     DEEPSEEK,
     GITHUB,
     GROQ,
-    LMSTUDIO,
     MISTRAL,
     OPENAI,
     OPENROUTER,
     SAMBANOVA,
     TOGETHER,
-    VLLM,
     ZAI,
 )
+from services.router.providers.compatible_servers import LMSTUDIO, VLLM
 from services.router.providers.openai_row import Compatible
 from tests.providers.openai_calls import (
     INVALID,

@@ -12,17 +12,15 @@ from services.router.providers.compatible import (
     DEEPSEEK,
     GITHUB,
     GROQ,
-    LLAMACPP,
     MISTRAL,
     MOONSHOT,
-    OLLAMA,
     OPENAI,
     OPENROUTER,
     PERPLEXITY,
     ROWS,
-    VLLM,
     ZAI,
 )
+from services.router.providers.compatible_servers import LLAMACPP, OLLAMA, VLLM
 from services.router.providers.openai import OpenAIWire
 from services.router.providers.openai_request import FIELDS, HARMLESS, KEPT, Rule
 from services.router.providers.openai_row import Compatible

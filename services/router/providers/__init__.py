@@ -9,6 +9,7 @@ from services.router.providers import (
     gemini,
     ollama_native,
     replicate,
+    tgi_native,
     vertex,
 )
 from services.router.providers.base import Wire
@@ -23,5 +24,6 @@ PROVIDERS: dict[str, Wire] = {
     "gemini": gemini.WIRE,
     "ollama-native": ollama_native.WIRE,
     "replicate": replicate.WIRE,
+    "tgi-native": tgi_native.WIRE,
     "vertex": vertex.WIRE,
 }

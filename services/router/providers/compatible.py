@@ -12,10 +12,10 @@ reasoning out of the output tokens; Alibaba, DeepSeek, Moonshot and Z.ai take ot
 caller's body has. For the rest there is nothing recorded to decide by.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+from services.router.providers.compatible_servers import LLAMACPP, LMSTUDIO, OLLAMA, TGI, VLLM
 from services.router.providers.openai_row import (
     ALLOWED,
     AUTO,
@@ -26,46 +26,19 @@ from services.router.providers.openai_row import (
     ONE,
     REQUIRED,
     STOP,
+    TEMPLATE,
     AudioForm,
     Compatible,
     FileForm,
     ThinkingKnobs,
     Thoughts,
+    plain,
 )
-
-_PLAIN: Final[Mapping[str, None]] = {
-    "audio_output": None,
-    "metadata": None,
-    "min_p": None,
-    "output_modalities": None,
-    "prediction": None,
-    "prompt_cache_key": None,
-    "prompt_cache_retention": None,
-    "safety_identifier": None,
-    "service_tier": None,
-    "store": None,
-    "top_k": None,
-    "verbosity": None,
-    "web_search_options_json": None,
-}
-"""What few vendors have beside OpenAI; a row that has one of them takes it out."""
 
 _SWITCH: Final = {
     "on": {"thinking": {"type": "enabled"}},
     "off": {"thinking": {"type": "disabled"}},
 }
-_TEMPLATE: Final = {
-    "on": {"chat_template_kwargs": {"enable_thinking": True}},
-    "off": {"chat_template_kwargs": {"enable_thinking": False}},
-}
-
-
-def _plain(*taken: str, **renamed: str | None) -> dict[str, str | None]:
-    """The plain fields without those that the vendor takes, and its own names and gaps."""
-    fields: dict[str, str | None] = {k: v for k, v in _PLAIN.items() if k not in taken}
-    return fields | renamed
-
-
 OPENAI: Final = Compatible(
     kind="openai",
     title="OpenAI",
@@ -123,7 +96,7 @@ DEEPSEEK: Final = Compatible(
         "https://api-docs.deepseek.com/guides/thinking_mode",
     ),
     base_url="https://api.deepseek.com",
-    fields=_plain(
+    fields=plain(
         output_tokens_max="max_tokens",
         choices=None,
         seed=None,
@@ -146,7 +119,7 @@ XAI: Final = Compatible(
         "https://docs.x.ai/docs/guides/reasoning",
     ),
     base_url="https://api.x.ai/v1",
-    fields=_plain("web_search_options_json", logit_bias=None),
+    fields=plain("web_search_options_json", logit_bias=None),
     # Of 354 tokens in all with 12 in the prompt, 2 are completion_tokens and 340 reasoning_tokens.
     reasoning_beside=True,
 )
@@ -160,7 +133,7 @@ MISTRAL: Final = Compatible(
         "https://docs.mistral.ai/capabilities/document_ai",
     ),
     base_url="https://api.mistral.ai/v1",
-    fields=_plain(
+    fields=plain(
         "metadata",
         "prediction",
         "prompt_cache_key",
@@ -194,7 +167,7 @@ GROQ: Final = Compatible(
         "https://console.groq.com/docs/reasoning",
     ),
     base_url="https://api.groq.com/openai/v1",
-    fields=_plain("service_tier", choices=None, logit_bias=None, logprobs=None, top_logprobs=None),
+    fields=plain("service_tier", choices=None, logit_bias=None, logprobs=None, top_logprobs=None),
     names=False,
     thoughts=Thoughts.REASONING,
     # Usage comes unasked under `x_groq`.
@@ -210,7 +183,7 @@ TOGETHER: Final = Compatible(
         "https://docs.together.ai/docs/reasoning-overview",
     ),
     base_url="https://api.together.xyz/v1",
-    fields=_plain(
+    fields=plain(
         "min_p",
         "top_k",
         output_tokens_max="max_tokens",
@@ -237,7 +210,7 @@ FIREWORKS: Final = Compatible(
         "https://docs.fireworks.ai/guides/reasoning",
     ),
     base_url="https://api.fireworks.ai/inference/v1",
-    fields=_plain("metadata", "min_p", "prediction", "prompt_cache_key", "service_tier", "top_k"),
+    fields=plain("metadata", "min_p", "prediction", "prompt_cache_key", "service_tier", "top_k"),
     video=True,
     thoughts=Thoughts.CONTENT,
     # Usage is in the last chunk, unasked.
@@ -284,7 +257,7 @@ CEREBRAS: Final = Compatible(
         "https://inference-docs.cerebras.ai/capabilities/reasoning",
     ),
     base_url="https://api.cerebras.ai/v1",
-    fields=_plain("prediction", "prompt_cache_key", "service_tier"),
+    fields=plain("prediction", "prompt_cache_key", "service_tier"),
     developer_role=True,
     thoughts=Thoughts.REASONING,
 )
@@ -298,7 +271,7 @@ PERPLEXITY: Final = Compatible(
     ),
     base_url="https://api.perplexity.ai",
     models_path="",
-    fields=_plain(
+    fields=plain(
         "top_k",
         "web_search_options_json",
         output_tokens_max="max_tokens",
@@ -327,7 +300,7 @@ ALIBABA: Final = Compatible(
         "https://www.alibabacloud.com/help/en/model-studio/context-cache",
     ),
     base_url="https://dashscope-intl.aliyuncs.com/compatible-mode/v1",
-    fields=_plain(
+    fields=plain(
         "audio_output",
         "output_modalities",
         "top_k",
@@ -354,7 +327,7 @@ MOONSHOT: Final = Compatible(
         "https://platform.moonshot.ai/docs/guide/use-kimi-k2-thinking-model",
     ),
     base_url="https://api.moonshot.ai/v1",
-    fields=_plain(
+    fields=plain(
         "prompt_cache_key",
         "safety_identifier",
         seed=None,
@@ -382,7 +355,7 @@ ZAI: Final = Compatible(
         "https://docs.z.ai/guides/capabilities/thinking-mode",
     ),
     base_url="https://api.z.ai/api/paas/v4",
-    fields=_plain(
+    fields=plain(
         output_tokens_max="max_tokens",
         end_user="user_id",
         choices=None,
@@ -411,9 +384,9 @@ NVIDIA: Final = Compatible(
         "https://docs.nvidia.com/nim/large-language-models/latest/api-reference.html",
     ),
     base_url="https://integrate.api.nvidia.com/v1",
-    fields=_plain("min_p", "top_k", output_tokens_max="max_tokens"),
+    fields=plain("min_p", "top_k", output_tokens_max="max_tokens"),
     video=True,
-    thinking=ThinkingKnobs(on=_TEMPLATE["on"], off=_TEMPLATE["off"]),
+    thinking=ThinkingKnobs(on=TEMPLATE["on"], off=TEMPLATE["off"]),
 )
 
 DEEPINFRA: Final = Compatible(
@@ -421,7 +394,7 @@ DEEPINFRA: Final = Compatible(
     title="DeepInfra",
     sources=("https://deepinfra.com/docs/openai_api",),
     base_url="https://api.deepinfra.com/v1/openai",
-    fields=_plain(
+    fields=plain(
         "min_p", "prompt_cache_key", "service_tier", "top_k", output_tokens_max="max_tokens"
     ),
     video=True,
@@ -433,10 +406,10 @@ SAMBANOVA: Final = Compatible(
     title="SambaNova",
     sources=("https://docs.sambanova.ai/docs/en/api-reference/endpoints/chat",),
     base_url="https://api.sambanova.ai/v1",
-    fields=_plain("top_k", end_user=None),
+    fields=plain("top_k", end_user=None),
     audio=AudioForm.CONTENT,
     video=True,
-    thinking=ThinkingKnobs(on=_TEMPLATE["on"], off=_TEMPLATE["off"]),
+    thinking=ThinkingKnobs(on=TEMPLATE["on"], off=TEMPLATE["off"]),
     thoughts=Thoughts.REASONING,
 )
 
@@ -445,7 +418,7 @@ HUGGINGFACE: Final = Compatible(
     title="Hugging Face",
     sources=("https://huggingface.co/docs/inference-providers/tasks/chat-completion",),
     base_url="https://router.huggingface.co/v1",
-    fields=_plain(output_tokens_max="max_tokens", choices=None, end_user=None),
+    fields=plain(output_tokens_max="max_tokens", choices=None, end_user=None),
     # The words of the providers behind it.
     finish_reasons={"eos": STOP, "eos_token": STOP, "stop_sequence": STOP},
 )
@@ -461,7 +434,7 @@ GITHUB: Final = Compatible(
     path="/inference/chat/completions",
     models_path="/catalog/models",
     headers=(("x-github-api-version", "2022-11-28"),),
-    fields=_plain(
+    fields=plain(
         "output_modalities",
         output_tokens_max="max_tokens",
         choices=None,
@@ -474,71 +447,6 @@ GITHUB: Final = Compatible(
     tool_choices=frozenset({AUTO, NONE, REQUIRED}),
     developer_role=True,
     thinking=None,
-)
-
-OLLAMA: Final = Compatible(
-    kind="ollama",
-    title="Ollama",
-    sources=("https://docs.ollama.com/api/openai-compatibility",),
-    base_url="http://localhost:11434/v1",
-    fields=_plain(
-        output_tokens_max="max_tokens",
-        choices=None,
-        logit_bias=None,
-        logprobs=None,
-        top_logprobs=None,
-        parallel_tool_calls=None,
-        end_user=None,
-    ),
-    tool_choices=frozenset({AUTO}),
-    video=True,
-    thoughts=Thoughts.REASONING,
-)
-
-VLLM: Final = Compatible(
-    kind="vllm",
-    title="vLLM",
-    sources=(
-        "https://docs.vllm.ai/en/stable/serving/openai_compatible_server/",
-        "https://docs.vllm.ai/en/stable/features/reasoning_outputs/",
-    ),
-    base_url="http://localhost:8000/v1",
-    fields=_plain("min_p", "top_k"),
-    video=True,
-    thinking=ThinkingKnobs(on=_TEMPLATE["on"], off=_TEMPLATE["off"]),
-    # Called `reasoning_content` before version 0.11.
-    thoughts=Thoughts.REASONING,
-)
-
-LLAMACPP: Final = Compatible(
-    kind="llamacpp",
-    title="llama.cpp",
-    sources=("https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md",),
-    base_url="http://localhost:8080/v1",
-    fields=_plain("min_p", "top_k", output_tokens_max="max_tokens", end_user=None),
-    # A choice of one tool by name is silently taken for `auto`.
-    tool_choices=frozenset({AUTO, NONE, REQUIRED}),
-    thinking=ThinkingKnobs(
-        effort="chat_template_kwargs.reasoning_effort", on=_TEMPLATE["on"], off=_TEMPLATE["off"]
-    ),
-    thoughts=Thoughts.CONTENT,
-)
-
-LMSTUDIO: Final = Compatible(
-    kind="lmstudio",
-    title="LM Studio",
-    sources=("https://lmstudio.ai/docs/developer/openai-compat/chat-completions",),
-    base_url="http://localhost:1234/v1",
-    fields=_plain(
-        "top_k",
-        output_tokens_max="max_tokens",
-        choices=None,
-        logprobs=None,
-        top_logprobs=None,
-        parallel_tool_calls=None,
-        end_user=None,
-    ),
-    tool_choices=frozenset({AUTO, NONE, REQUIRED}),
 )
 
 COMPATIBLE: Final = Compatible(
@@ -588,6 +496,7 @@ ROWS: Final = (
     DEEPINFRA,
     SAMBANOVA,
     HUGGINGFACE,
+    TGI,
     GITHUB,
     OLLAMA,
     VLLM,

@@ -167,3 +167,33 @@ class Compatible:
     done_finishes: bool = False
     reasoning_beside: bool = False
     ignored: frozenset[str] = frozenset({"obfuscation"})
+
+
+_PLAIN: Final[Mapping[str, None]] = {
+    "audio_output": None,
+    "metadata": None,
+    "min_p": None,
+    "output_modalities": None,
+    "prediction": None,
+    "prompt_cache_key": None,
+    "prompt_cache_retention": None,
+    "safety_identifier": None,
+    "service_tier": None,
+    "store": None,
+    "top_k": None,
+    "verbosity": None,
+    "web_search_options_json": None,
+}
+"""What few vendors have beside OpenAI; a row that has one of them takes it out."""
+
+TEMPLATE: Final = {
+    "on": {"chat_template_kwargs": {"enable_thinking": True}},
+    "off": {"chat_template_kwargs": {"enable_thinking": False}},
+}
+"""Thinking on and off, where it is the model's chat template that decides."""
+
+
+def plain(*taken: str, **renamed: str | None) -> dict[str, str | None]:
+    """The plain fields without those that the vendor takes, and its own names and gaps."""
+    fields: dict[str, str | None] = {k: v for k, v in _PLAIN.items() if k not in taken}
+    return fields | renamed

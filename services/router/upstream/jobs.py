@@ -175,6 +175,11 @@ class JobAnswer:
         """The last event of its stream came."""
         self._settled = False
 
+    def headers_like(self, part: bytes) -> dict[str, str]:
+        """The headers with ``part``, in lower case, in their names."""
+        word = part.decode("latin-1")
+        return {name: value for name, value in self.headers.items() if word in name}
+
     def header(self, name: str) -> str:
         """One header by its lower-case name. What is streamed are events, whoever makes them."""
         return _EVENT_STREAM if name == "content-type" else self.headers.get(name, "")

@@ -16,15 +16,14 @@ import pytest
 from onegate.common.v1 import error_pb2
 from runtime.config import ProviderSettings, Settings
 from tests.services.router.rig import (
-    RATES,
     Rig,
     hello,
     native,
     outcome,
-    price_pb2,
     reason,
     running,
     settings_in,
+    sheet,
     typed,
     until,
 )
@@ -120,8 +119,8 @@ async def a_router(directory: Path, fake: FakeReplicate, **router: Any) -> Async
     server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
     fake.base_url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
-        sheet = price_pb2.PriceSheet(model="replicate/meta/llama", version="1", rates=RATES)
-        async with running(_settings(directory, fake, **router), [sheet]) as rig:
+        priced = [sheet("replicate/meta/llama")]
+        async with running(_settings(directory, fake, **router), priced) as rig:
             yield rig
     finally:
         server.close()
