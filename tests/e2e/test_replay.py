@@ -49,6 +49,8 @@ free = true
 KNOWN = frozenset(CompletionCreateParamsBase.__annotations__) | {"stream"}
 GATEWAYS_OWN = {"models", "provider", "route"}
 """Members of OpenRouter's dialect that steer the gateway itself."""
+AZURES_OWN = '"prompt_filter_results"'
+"""A member that Azure adds to OpenAI's answers."""
 RESTING = {401, 403, 429}
 SHARE_MIN = 0.99
 PROVIDER_SHARE_MIN = 0.95
@@ -68,7 +70,7 @@ def name_of(exchange: Recorded) -> str:
     a provider gets one of its own.
     """
     foreign = exchange["api"] in FOREIGN
-    name = kind_of(exchange) if foreign else f"{exchange['provider']}-chat"
+    name = kind_of(exchange) if foreign else f"{vendor_of(exchange)}-chat"
     resting = exchange["status"] in RESTING
     return f"{name}-{exchange['id'].rsplit('/', 1)[-1]}" if resting else name
 
@@ -78,12 +80,20 @@ def key_of(exchange: Recorded) -> str:
     return str(exchange["id"]).replace("/", "--")
 
 
+def vendor_of(exchange: Recorded) -> str:
+    """Who answered. Where only the answer was recorded, its address was inferred from the client;
+    what Azure alone says of a prompt is said by Azure.
+    """
+    azure = exchange["origin"] == "recorded-response" and AZURES_OWN in exchange["response_body"]
+    return "azure" if azure else str(exchange["provider"])
+
+
 def kind_of(exchange: Recorded) -> str:
     if exchange["provider"] == "vertexai":
         return "vertex"
     if exchange["api"] in FOREIGN:
         return FOREIGN[exchange["api"]][0]
-    provider = str(exchange["provider"])
+    provider = vendor_of(exchange)
     return "compatible" if provider in ROWLESS else KINDS.get(provider, provider)
 
 
@@ -263,7 +273,7 @@ def test_recorded_exchanges_come_out_as_the_provider_meant_them(
 ) -> None:
     tables: dict[str, FeatureTable] = {}
     for identity, exchange in recorded().items():
-        name = f"{exchange['provider']} ({exchange['api']})"
+        name = f"{vendor_of(exchange)} ({exchange['api']})"
         table = tables.setdefault(name, FeatureTable(name))
         if reason := inapplicable(exchange):
             table.skip(reason)

@@ -15,6 +15,7 @@ from services.router.providers.foreign import Rule
 from services.router.providers.replicate import FIELDS, WIRE
 from services.router.providers.replicate_inputs import FAMILIES
 from services.router.providers.replicate_predictions import ReplicateStream
+from tests import recordings
 from tests.providers import goldens
 from tests.providers.calls import body_of, call, exchange, message, refusal_of, set_field, text
 
@@ -62,6 +63,26 @@ def reason_of(body: bytes) -> int:
 @pytest.mark.parametrize("golden", goldens.load("replicate"))
 def test_a_golden_exchange_comes_out_as_written(golden: Json) -> None:
     goldens.check(WIRE, golden, named=isinstance(golden["received"], list))
+
+
+@recordings.needs_recordings
+def test_recorded_predictions_are_followed_until_they_are_over() -> None:
+    recorded = recordings.exchanges(api="replicate.predictions")
+    seen = []
+    for each in recorded:
+        job = WIRE.job(each["response_body"].encode())
+        identity = json.loads(each["response_body"])["id"]
+        assert each["url"] in (
+            f"{WIRE.base_url}/predictions",
+            f"{WIRE.base_url}{job.state.path}",
+        )
+        assert job.cancel.path == f"/predictions/{identity}/cancel"
+        assert job.stream_url == ""
+        seen.append(job.over)
+    assert sorted(seen) == [False] * 5 + [True]
+    (over,) = [e for e in recorded if WIRE.job(e["response_body"].encode()).over]
+    answer = WIRE.response(exchange(call(), OTHER), over["response_body"].encode())
+    assert (answer.finish_reason, answer.usage) == ("succeeded", None)
 
 
 @pytest.mark.parametrize(
