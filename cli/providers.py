@@ -7,10 +7,12 @@ which every process of the machine can read.
 import asyncio
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from google.protobuf.field_mask_pb2 import FieldMask
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -52,6 +54,29 @@ OrganizationsOption = Annotated[
     typer.Option("--for-organization", help="Only for this organisation; repeat for several."),
 ]
 
+ModelsOption = Annotated[
+    list[str] | None, typer.Option("--model", help="A model that it offers; default: all.")
+]
+RegionsOption = Annotated[
+    list[str] | None,
+    typer.Option("--region", help="Where it may process data (eu); repeat for several."),
+]
+RetentionOption = Annotated[
+    int | None, typer.Option("--retention-days", help="How many days it keeps data.")
+]
+TrainsOption = Annotated[
+    bool | None, typer.Option("--trains/--no-trains", help="Whether it learns from data.")
+]
+
+
+class Known(StrEnum):
+    """What may be known of a provider, and forgotten again."""
+
+    MODELS = "models"
+    REGIONS = "regions"
+    RETENTION_DAYS = "retention_days"
+    TRAINS = "trains"
+
 
 @app.command("add")
 def add_command(
@@ -63,10 +88,11 @@ def add_command(
     base_url: Annotated[
         str, typer.Option(help="Where it is; default: the vendor's own address.")
     ] = "",
-    model: Annotated[
-        list[str] | None, typer.Option(help="A model that it offers; default: all.")
-    ] = None,
+    model: ModelsOption = None,
     free: Annotated[bool, typer.Option("--free", help="Calls cost nothing.")] = False,
+    region: RegionsOption = None,
+    retention_days: RetentionOption = None,
+    trains: TrainsOption = None,
     credential: Annotated[str, typer.Option(help="What to call the credential.")] = "main",
     weight: Annotated[int, typer.Option(help="Its share of the calls, 1 to 1000.")] = 1,
     project: ProjectsOption = None,
@@ -86,12 +112,20 @@ def add_command(
     )
     if kind:
         request: Any = pb.AddProviderRequest(
-            name=name, kind=kind, base_url=base_url, models=model or (), free=free, credential=new
+            name=name,
+            kind=kind,
+            base_url=base_url,
+            models=model or (),
+            free=free,
+            credential=new,
+            regions=region or (),
+            retention_days=retention_days,
+            trains=trains,
         )
         answer = _ask(context, "AddProvider", request)
     else:
-        if base_url or model or free:
-            fail("--base-url, --model and --free are for a new provider: name its --kind, too")
+        if base_url or model or free or region or retention_days is not None or trains is not None:
+            fail("this is about a new provider: name its --kind, or use `onegate providers update`")
         answer = _ask(
             context, "AddCredential", pb.AddCredentialRequest(provider=name, credential=new)
         )
@@ -102,6 +136,39 @@ def add_command(
 def list_command(context: typer.Context, output: OutputOption = Output.TABLE) -> None:
     """List the providers that auth keeps. Those of the file are in the file."""
     _show(_ask(context, "ListProviders", pb.ListProvidersRequest()).providers, output)
+
+
+@app.command("update")
+def update_command(
+    context: typer.Context,
+    name: NameArgument,
+    model: ModelsOption = None,
+    free: Annotated[
+        bool | None, typer.Option("--free/--paid", help="Whether calls cost nothing.")
+    ] = None,
+    region: RegionsOption = None,
+    retention_days: RetentionOption = None,
+    trains: TrainsOption = None,
+    forget: Annotated[
+        list[Known] | None, typer.Option(help="What is not known any more; repeat for several.")
+    ] = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Change what is known of a provider. Its secrets stay as they are."""
+    said = {
+        "models": model,
+        "free": free,
+        "regions": region,
+        "retention_days": retention_days,
+        "trains": trains,
+    }
+    told: dict[str, Any] = {key: value for key, value in said.items() if value is not None}
+    unknown = [each.value for each in forget or ()]
+    if both := sorted(told.keys() & set(unknown)):
+        fail(f"{both[0]} is told and forgotten at once")
+    mask = FieldMask(paths=[*told, *unknown])
+    request = pb.UpdateProviderRequest(name=name, update_mask=mask, **told)
+    _show([_ask(context, "UpdateProvider", request).provider], output)
 
 
 @app.command("rotate")
@@ -257,12 +324,25 @@ def _show(providers: Sequence[pb.StoredProvider], output: Output) -> None:
                 "for": [*one.projects, *one.organizations],
                 "rotated_at": one.rotated_at.ToJsonString(),
                 "key_id": one.key_id,
+                **(_known(provider) if output is Output.JSON else {}),
             }
             for provider in providers
             for one in provider.credentials
         ],
         output,
     )
+
+
+def _known(provider: pb.StoredProvider) -> dict[str, Any]:
+    """What else is known of a provider: too much for a table."""
+    kept = provider.HasField("retention_days")
+    return {
+        "models": list(provider.models),
+        "free": provider.free,
+        "regions": list(provider.regions),
+        "retention_days": provider.retention_days if kept else None,
+        "trains": provider.trains if provider.HasField("trains") else None,
+    }
 
 
 def _print(rows: Sequence[dict[str, Any]], output: Output) -> None:

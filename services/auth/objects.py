@@ -201,7 +201,8 @@ class RateLimitRecord:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderRecord:
     """An account at a vendor, which routers call; it belongs to the gateway, not to an
-    organisation. ``free`` is 1 when calls cost nothing.
+    organisation. ``free`` is 1 when calls cost nothing. ``regions``, ``retention_days`` and
+    ``trains`` (1 or 0) are what is known of where its data goes; empty and ``None`` for unknown.
     """
 
     id: str
@@ -211,6 +212,9 @@ class ProviderRecord:
     models: tuple[str, ...]
     free: int
     created_at: datetime
+    regions: tuple[str, ...] = ()
+    retention_days: int | None = None
+    trains: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

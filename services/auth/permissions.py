@@ -149,6 +149,7 @@ OPERATIONS: Final[Mapping[str, Operation]] = MappingProxyType(
         # A provider's secret is the operator's: no organisation's key reaches it.
         "providers.list": Operation(permission=""),
         "providers.add": Operation(permission="", event="provider.created"),
+        "providers.update": Operation(permission="", event="provider.updated"),
         "providers.move": Operation(permission="", event="provider.updated"),
         "providers.remove": Operation(permission="", event="provider.deleted"),
         "providers.credentials.add": Operation(permission="", event="provider.credential.created"),

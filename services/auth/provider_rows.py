@@ -1,5 +1,6 @@
 """Providers and their credentials as rows of a session: found, checked, made into messages."""
 
+from dataclasses import replace
 from typing import Final
 
 from onegate.auth.v1 import provider_service_pb2 as pb
@@ -24,8 +25,12 @@ PROVIDERS_MAX: Final = 500
 CREDENTIALS_MAX: Final = 100
 """Of one provider."""
 WEIGHT_MAX: Final = 1000
+RETENTION_DAYS_MAX: Final = 36_500
 NAMES_MAX: Final = 1000
 """How many models, organisations or projects one entry may name."""
+
+UPDATABLE: Final = frozenset({"models", "free", "regions", "retention_days", "trains"})
+"""What is known of a provider and bound to no secret."""
 
 ALL: Final = Slice(size=PROVIDERS_MAX * CREDENTIALS_MAX, ascending=True)
 _DEMO: Final = "demo"
@@ -50,6 +55,9 @@ def message(
 ) -> pb.StoredProvider:
     """A provider as it is told."""
     return pb.StoredProvider(
+        regions=provider.regions,
+        retention_days=provider.retention_days,
+        trains=None if provider.trains is None else bool(provider.trains),
         id=provider.id,
         name=provider.name,
         kind=provider.kind,
@@ -109,7 +117,44 @@ def checked_provider(request: pb.AddProviderRequest) -> None:
     if request.kind not in KINDS or request.kind == _DEMO:
         raise refused("kind", f"must be one of {', '.join(k for k in KINDS if k != _DEMO)}")
     check_base_url(request.kind, request.base_url)
+    check_known(request)
+
+
+def check_known(request: pb.AddProviderRequest | pb.UpdateProviderRequest) -> None:
+    """Raises INVALID_REQUEST for what cannot be known of a provider."""
     check_names("models", list(request.models))
+    if len(request.regions) > NAMES_MAX:
+        raise refused("regions", f"must have at most {NAMES_MAX} entries")
+    for region in request.regions:
+        check("regions", rules.region(region))
+    if not 0 <= request.retention_days <= RETENTION_DAYS_MAX:
+        raise refused("retention_days", f"must be between 0 and {RETENTION_DAYS_MAX}")
+
+
+def updated(was: ProviderRecord, request: pb.UpdateProviderRequest) -> ProviderRecord:
+    """The provider with what the request means to change. Raises INVALID_REQUEST."""
+    check_known(request)
+    meant = set(request.update_mask.paths)
+    if not meant or not meant <= UPDATABLE:
+        raise refused("update_mask", f"must name some of {', '.join(sorted(UPDATABLE))}")
+    return replace(
+        was,
+        models=tuple(request.models) if "models" in meant else was.models,
+        free=int(request.free) if "free" in meant else was.free,
+        regions=tuple(request.regions) if "regions" in meant else was.regions,
+        retention_days=retention_of(request) if "retention_days" in meant else was.retention_days,
+        trains=trains_of(request) if "trains" in meant else was.trains,
+    )
+
+
+def retention_of(request: pb.AddProviderRequest | pb.UpdateProviderRequest) -> int | None:
+    """How long data is kept, in days, if that is known."""
+    return request.retention_days if request.HasField("retention_days") else None
+
+
+def trains_of(request: pb.AddProviderRequest | pb.UpdateProviderRequest) -> int | None:
+    """Whether data is learnt from, if that is known."""
+    return int(request.trains) if request.HasField("trains") else None
 
 
 def check_base_url(kind: str, base_url: str) -> None:

@@ -143,3 +143,10 @@ PROVIDERS: Final = (
     ),
 )
 """Providers, and their credentials under seal."""
+
+PROVIDER_DATA: Final = (
+    "ALTER TABLE providers ADD COLUMN regions TEXT NOT NULL DEFAULT '[]'",
+    "ALTER TABLE providers ADD COLUMN retention_days BIGINT",
+    "ALTER TABLE providers ADD COLUMN trains BIGINT",
+)
+"""What becomes of data at a provider."""

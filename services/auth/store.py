@@ -221,6 +221,7 @@ MIGRATIONS: Final = (
     Migration(version=6, statements=schema.WATCHERS),
     Migration(version=7, statements=schema.SIGN_IN),
     Migration(version=8, statements=schema.PROVIDERS),
+    Migration(version=9, statements=schema.PROVIDER_DATA),
 )
 
 _TYPES: Final[Mapping[object, TypeEngine[Any]]] = {

@@ -74,6 +74,13 @@ def test_a_provider_is_added_tried_rotated_rekeyed_and_removed(
         log = gateway.cli("audit", "list", "-o", "json")
         assert "provider.credential.updated" in log
         assert "key-of" not in listed + log + made
+        known = ("--region", "eu", "--retention-days", "0", "--no-trains", "--model", "m")
+        (row,) = json.loads(gateway.cli("providers", "update", "mine", *known, "-o", "json"))
+        assert (row["regions"], row["retention_days"], row["trains"]) == (["eu"], 0, False)
+        forgotten = ("--forget", "trains", "--forget", "models")
+        (row,) = json.loads(gateway.cli("providers", "update", "mine", *forgotten, "-o", "json"))
+        assert (row["regions"], row["trains"], row["models"]) == (["eu"], None, [])
+        assert answered(client)
         gateway.cli("providers", "remove", "mine", "--yes")
         wait_until(lambda: not answered(client), 10, "the removal")
         assert json.loads(gateway.cli("providers", "list", "-o", "json")) == []

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&onegate/auth/v1/provider_service.proto\x12\x0fonegate.auth.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd0\x01\n\x0eStoredProvider\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x04 \x01(\t\x12\x0e\n\x06models\x18\x05 \x03(\t\x12\x0c\n\x04\x66ree\x18\x06 \x01(\x08\x12\x36\n\x0b\x63redentials\x18\x07 \x03(\x0b\x32!.onegate.auth.v1.StoredCredential\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xe5\x01\n\x10StoredCredential\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x05\x12\x15\n\rorganizations\x18\x04 \x03(\t\x12\x10\n\x08projects\x18\x05 \x03(\t\x12\x0e\n\x06key_id\x18\x06 \x01(\t\x12\x0e\n\x06sealed\x18\x07 \x01(\t\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrotated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\rNewCredential\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x05\x12\x15\n\rorganizations\x18\x03 \x03(\t\x12\x10\n\x08projects\x18\x04 \x03(\t\x12\x0e\n\x06secret\x18\x05 \x01(\t\"\x94\x01\n\x12\x41\x64\x64ProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x0c\n\x04\x66ree\x18\x05 \x01(\x08\x12\x32\n\ncredential\x18\x06 \x01(\x0b\x32\x1e.onegate.auth.v1.NewCredential\"H\n\x13\x41\x64\x64ProviderResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"\x16\n\x14ListProvidersRequest\"K\n\x15ListProvidersResponse\x12\x32\n\tproviders\x18\x01 \x03(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"\xa9\x01\n\x13MoveProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x02 \x01(\t\x12\x42\n\x07secrets\x18\x03 \x03(\x0b\x32\x31.onegate.auth.v1.MoveProviderRequest.SecretsEntry\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\x14MoveProviderResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"%\n\x15RemoveProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16RemoveProviderResponse\"\\\n\x14\x41\x64\x64\x43redentialRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x32\n\ncredential\x18\x02 \x01(\x0b\x32\x1e.onegate.auth.v1.NewCredential\"J\n\x15\x41\x64\x64\x43redentialResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"O\n\x17RotateCredentialRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x12\n\ncredential\x18\x02 \x01(\t\x12\x0e\n\x06secret\x18\x03 \x01(\t\"M\n\x18RotateCredentialResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"?\n\x17RemoveCredentialRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x12\n\ncredential\x18\x02 \x01(\t\"M\n\x18RemoveCredentialResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"\x19\n\x17RekeyCredentialsRequest\"H\n\x18RekeyCredentialsResponse\x12\r\n\x05moved\x18\x01 \x01(\x05\x12\r\n\x05total\x18\x02 \x01(\x05\x12\x0e\n\x06key_id\x18\x03 \x01(\t\"(\n\x15WatchProvidersRequest\x12\x0f\n\x07watcher\x18\x01 \x01(\t\"^\n\x16WatchProvidersResponse\x12\x32\n\tproviders\x18\x01 \x03(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x32\x8b\x07\n\x0fProviderService\x12X\n\x0b\x41\x64\x64Provider\x12#.onegate.auth.v1.AddProviderRequest\x1a$.onegate.auth.v1.AddProviderResponse\x12^\n\rListProviders\x12%.onegate.auth.v1.ListProvidersRequest\x1a&.onegate.auth.v1.ListProvidersResponse\x12[\n\x0cMoveProvider\x12$.onegate.auth.v1.MoveProviderRequest\x1a%.onegate.auth.v1.MoveProviderResponse\x12\x61\n\x0eRemoveProvider\x12&.onegate.auth.v1.RemoveProviderRequest\x1a\'.onegate.auth.v1.RemoveProviderResponse\x12^\n\rAddCredential\x12%.onegate.auth.v1.AddCredentialRequest\x1a&.onegate.auth.v1.AddCredentialResponse\x12g\n\x10RotateCredential\x12(.onegate.auth.v1.RotateCredentialRequest\x1a).onegate.auth.v1.RotateCredentialResponse\x12g\n\x10RemoveCredential\x12(.onegate.auth.v1.RemoveCredentialRequest\x1a).onegate.auth.v1.RemoveCredentialResponse\x12g\n\x10RekeyCredentials\x12(.onegate.auth.v1.RekeyCredentialsRequest\x1a).onegate.auth.v1.RekeyCredentialsResponse\x12\x63\n\x0eWatchProviders\x12&.onegate.auth.v1.WatchProvidersRequest\x1a\'.onegate.auth.v1.WatchProvidersResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&onegate/auth/v1/provider_service.proto\x12\x0fonegate.auth.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb1\x02\n\x0eStoredProvider\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x04 \x01(\t\x12\x0e\n\x06models\x18\x05 \x03(\t\x12\x0c\n\x04\x66ree\x18\x06 \x01(\x08\x12\x36\n\x0b\x63redentials\x18\x07 \x03(\x0b\x32!.onegate.auth.v1.StoredCredential\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07regions\x18\t \x03(\t\x12\x1b\n\x0eretention_days\x18\n \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06trains\x18\x0b \x01(\x08H\x01\x88\x01\x01\x42\x11\n\x0f_retention_daysB\t\n\x07_trains\"\xe5\x01\n\x10StoredCredential\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0e\n\x06weight\x18\x03 \x01(\x05\x12\x15\n\rorganizations\x18\x04 \x03(\t\x12\x10\n\x08projects\x18\x05 \x03(\t\x12\x0e\n\x06key_id\x18\x06 \x01(\t\x12\x0e\n\x06sealed\x18\x07 \x01(\t\x12.\n\ncreated_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nrotated_at\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"f\n\rNewCredential\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\x05\x12\x15\n\rorganizations\x18\x03 \x03(\t\x12\x10\n\x08projects\x18\x04 \x03(\t\x12\x0e\n\x06secret\x18\x05 \x01(\t\"\xf5\x01\n\x12\x41\x64\x64ProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x03 \x01(\t\x12\x0e\n\x06models\x18\x04 \x03(\t\x12\x0c\n\x04\x66ree\x18\x05 \x01(\x08\x12\x32\n\ncredential\x18\x06 \x01(\x0b\x32\x1e.onegate.auth.v1.NewCredential\x12\x0f\n\x07regions\x18\x07 \x03(\t\x12\x1b\n\x0eretention_days\x18\x08 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06trains\x18\t \x01(\x08H\x01\x88\x01\x01\x42\x11\n\x0f_retention_daysB\t\n\x07_trains\"H\n\x13\x41\x64\x64ProviderResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"\x16\n\x14ListProvidersRequest\"K\n\x15ListProvidersResponse\x12\x32\n\tproviders\x18\x01 \x03(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"\xa9\x01\n\x13MoveProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08\x62\x61se_url\x18\x02 \x01(\t\x12\x42\n\x07secrets\x18\x03 \x03(\x0b\x32\x31.onegate.auth.v1.MoveProviderRequest.SecretsEntry\x1a.\n\x0cSecretsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"I\n\x14MoveProviderResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"\xd5\x01\n\x15UpdateProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06models\x18\x02 \x03(\t\x12\x0c\n\x04\x66ree\x18\x03 \x01(\x08\x12\x0f\n\x07regions\x18\x04 \x03(\t\x12\x1b\n\x0eretention_days\x18\x05 \x01(\x05H\x00\x88\x01\x01\x12\x13\n\x06trains\x18\x06 \x01(\x08H\x01\x88\x01\x01\x12/\n\x0bupdate_mask\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.FieldMaskB\x11\n\x0f_retention_daysB\t\n\x07_trains\"K\n\x16UpdateProviderResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"%\n\x15RemoveProviderRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x18\n\x16RemoveProviderResponse\"\\\n\x14\x41\x64\x64\x43redentialRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x32\n\ncredential\x18\x02 \x01(\x0b\x32\x1e.onegate.auth.v1.NewCredential\"J\n\x15\x41\x64\x64\x43redentialResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"O\n\x17RotateCredentialRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x12\n\ncredential\x18\x02 \x01(\t\x12\x0e\n\x06secret\x18\x03 \x01(\t\"M\n\x18RotateCredentialResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"?\n\x17RemoveCredentialRequest\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x12\n\ncredential\x18\x02 \x01(\t\"M\n\x18RemoveCredentialResponse\x12\x31\n\x08provider\x18\x01 \x01(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\"\x19\n\x17RekeyCredentialsRequest\"H\n\x18RekeyCredentialsResponse\x12\r\n\x05moved\x18\x01 \x01(\x05\x12\r\n\x05total\x18\x02 \x01(\x05\x12\x0e\n\x06key_id\x18\x03 \x01(\t\"(\n\x15WatchProvidersRequest\x12\x0f\n\x07watcher\x18\x01 \x01(\t\"^\n\x16WatchProvidersResponse\x12\x32\n\tproviders\x18\x01 \x03(\x0b\x32\x1f.onegate.auth.v1.StoredProvider\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x32\xee\x07\n\x0fProviderService\x12X\n\x0b\x41\x64\x64Provider\x12#.onegate.auth.v1.AddProviderRequest\x1a$.onegate.auth.v1.AddProviderResponse\x12^\n\rListProviders\x12%.onegate.auth.v1.ListProvidersRequest\x1a&.onegate.auth.v1.ListProvidersResponse\x12[\n\x0cMoveProvider\x12$.onegate.auth.v1.MoveProviderRequest\x1a%.onegate.auth.v1.MoveProviderResponse\x12\x61\n\x0eUpdateProvider\x12&.onegate.auth.v1.UpdateProviderRequest\x1a\'.onegate.auth.v1.UpdateProviderResponse\x12\x61\n\x0eRemoveProvider\x12&.onegate.auth.v1.RemoveProviderRequest\x1a\'.onegate.auth.v1.RemoveProviderResponse\x12^\n\rAddCredential\x12%.onegate.auth.v1.AddCredentialRequest\x1a&.onegate.auth.v1.AddCredentialResponse\x12g\n\x10RotateCredential\x12(.onegate.auth.v1.RotateCredentialRequest\x1a).onegate.auth.v1.RotateCredentialResponse\x12g\n\x10RemoveCredential\x12(.onegate.auth.v1.RemoveCredentialRequest\x1a).onegate.auth.v1.RemoveCredentialResponse\x12g\n\x10RekeyCredentials\x12(.onegate.auth.v1.RekeyCredentialsRequest\x1a).onegate.auth.v1.RekeyCredentialsResponse\x12\x63\n\x0eWatchProviders\x12&.onegate.auth.v1.WatchProvidersRequest\x1a\'.onegate.auth.v1.WatchProvidersResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,50 +35,54 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MOVEPROVIDERREQUEST_SECRETSENTRY']._loaded_options = None
   _globals['_MOVEPROVIDERREQUEST_SECRETSENTRY']._serialized_options = b'8\001'
-  _globals['_STOREDPROVIDER']._serialized_start=93
-  _globals['_STOREDPROVIDER']._serialized_end=301
-  _globals['_STOREDCREDENTIAL']._serialized_start=304
-  _globals['_STOREDCREDENTIAL']._serialized_end=533
-  _globals['_NEWCREDENTIAL']._serialized_start=535
-  _globals['_NEWCREDENTIAL']._serialized_end=637
-  _globals['_ADDPROVIDERREQUEST']._serialized_start=640
-  _globals['_ADDPROVIDERREQUEST']._serialized_end=788
-  _globals['_ADDPROVIDERRESPONSE']._serialized_start=790
-  _globals['_ADDPROVIDERRESPONSE']._serialized_end=862
-  _globals['_LISTPROVIDERSREQUEST']._serialized_start=864
-  _globals['_LISTPROVIDERSREQUEST']._serialized_end=886
-  _globals['_LISTPROVIDERSRESPONSE']._serialized_start=888
-  _globals['_LISTPROVIDERSRESPONSE']._serialized_end=963
-  _globals['_MOVEPROVIDERREQUEST']._serialized_start=966
-  _globals['_MOVEPROVIDERREQUEST']._serialized_end=1135
-  _globals['_MOVEPROVIDERREQUEST_SECRETSENTRY']._serialized_start=1089
-  _globals['_MOVEPROVIDERREQUEST_SECRETSENTRY']._serialized_end=1135
-  _globals['_MOVEPROVIDERRESPONSE']._serialized_start=1137
-  _globals['_MOVEPROVIDERRESPONSE']._serialized_end=1210
-  _globals['_REMOVEPROVIDERREQUEST']._serialized_start=1212
-  _globals['_REMOVEPROVIDERREQUEST']._serialized_end=1249
-  _globals['_REMOVEPROVIDERRESPONSE']._serialized_start=1251
-  _globals['_REMOVEPROVIDERRESPONSE']._serialized_end=1275
-  _globals['_ADDCREDENTIALREQUEST']._serialized_start=1277
-  _globals['_ADDCREDENTIALREQUEST']._serialized_end=1369
-  _globals['_ADDCREDENTIALRESPONSE']._serialized_start=1371
-  _globals['_ADDCREDENTIALRESPONSE']._serialized_end=1445
-  _globals['_ROTATECREDENTIALREQUEST']._serialized_start=1447
-  _globals['_ROTATECREDENTIALREQUEST']._serialized_end=1526
-  _globals['_ROTATECREDENTIALRESPONSE']._serialized_start=1528
-  _globals['_ROTATECREDENTIALRESPONSE']._serialized_end=1605
-  _globals['_REMOVECREDENTIALREQUEST']._serialized_start=1607
-  _globals['_REMOVECREDENTIALREQUEST']._serialized_end=1670
-  _globals['_REMOVECREDENTIALRESPONSE']._serialized_start=1672
-  _globals['_REMOVECREDENTIALRESPONSE']._serialized_end=1749
-  _globals['_REKEYCREDENTIALSREQUEST']._serialized_start=1751
-  _globals['_REKEYCREDENTIALSREQUEST']._serialized_end=1776
-  _globals['_REKEYCREDENTIALSRESPONSE']._serialized_start=1778
-  _globals['_REKEYCREDENTIALSRESPONSE']._serialized_end=1850
-  _globals['_WATCHPROVIDERSREQUEST']._serialized_start=1852
-  _globals['_WATCHPROVIDERSREQUEST']._serialized_end=1892
-  _globals['_WATCHPROVIDERSRESPONSE']._serialized_start=1894
-  _globals['_WATCHPROVIDERSRESPONSE']._serialized_end=1988
-  _globals['_PROVIDERSERVICE']._serialized_start=1991
-  _globals['_PROVIDERSERVICE']._serialized_end=2898
+  _globals['_STOREDPROVIDER']._serialized_start=127
+  _globals['_STOREDPROVIDER']._serialized_end=432
+  _globals['_STOREDCREDENTIAL']._serialized_start=435
+  _globals['_STOREDCREDENTIAL']._serialized_end=664
+  _globals['_NEWCREDENTIAL']._serialized_start=666
+  _globals['_NEWCREDENTIAL']._serialized_end=768
+  _globals['_ADDPROVIDERREQUEST']._serialized_start=771
+  _globals['_ADDPROVIDERREQUEST']._serialized_end=1016
+  _globals['_ADDPROVIDERRESPONSE']._serialized_start=1018
+  _globals['_ADDPROVIDERRESPONSE']._serialized_end=1090
+  _globals['_LISTPROVIDERSREQUEST']._serialized_start=1092
+  _globals['_LISTPROVIDERSREQUEST']._serialized_end=1114
+  _globals['_LISTPROVIDERSRESPONSE']._serialized_start=1116
+  _globals['_LISTPROVIDERSRESPONSE']._serialized_end=1191
+  _globals['_MOVEPROVIDERREQUEST']._serialized_start=1194
+  _globals['_MOVEPROVIDERREQUEST']._serialized_end=1363
+  _globals['_MOVEPROVIDERREQUEST_SECRETSENTRY']._serialized_start=1317
+  _globals['_MOVEPROVIDERREQUEST_SECRETSENTRY']._serialized_end=1363
+  _globals['_MOVEPROVIDERRESPONSE']._serialized_start=1365
+  _globals['_MOVEPROVIDERRESPONSE']._serialized_end=1438
+  _globals['_UPDATEPROVIDERREQUEST']._serialized_start=1441
+  _globals['_UPDATEPROVIDERREQUEST']._serialized_end=1654
+  _globals['_UPDATEPROVIDERRESPONSE']._serialized_start=1656
+  _globals['_UPDATEPROVIDERRESPONSE']._serialized_end=1731
+  _globals['_REMOVEPROVIDERREQUEST']._serialized_start=1733
+  _globals['_REMOVEPROVIDERREQUEST']._serialized_end=1770
+  _globals['_REMOVEPROVIDERRESPONSE']._serialized_start=1772
+  _globals['_REMOVEPROVIDERRESPONSE']._serialized_end=1796
+  _globals['_ADDCREDENTIALREQUEST']._serialized_start=1798
+  _globals['_ADDCREDENTIALREQUEST']._serialized_end=1890
+  _globals['_ADDCREDENTIALRESPONSE']._serialized_start=1892
+  _globals['_ADDCREDENTIALRESPONSE']._serialized_end=1966
+  _globals['_ROTATECREDENTIALREQUEST']._serialized_start=1968
+  _globals['_ROTATECREDENTIALREQUEST']._serialized_end=2047
+  _globals['_ROTATECREDENTIALRESPONSE']._serialized_start=2049
+  _globals['_ROTATECREDENTIALRESPONSE']._serialized_end=2126
+  _globals['_REMOVECREDENTIALREQUEST']._serialized_start=2128
+  _globals['_REMOVECREDENTIALREQUEST']._serialized_end=2191
+  _globals['_REMOVECREDENTIALRESPONSE']._serialized_start=2193
+  _globals['_REMOVECREDENTIALRESPONSE']._serialized_end=2270
+  _globals['_REKEYCREDENTIALSREQUEST']._serialized_start=2272
+  _globals['_REKEYCREDENTIALSREQUEST']._serialized_end=2297
+  _globals['_REKEYCREDENTIALSRESPONSE']._serialized_start=2299
+  _globals['_REKEYCREDENTIALSRESPONSE']._serialized_end=2371
+  _globals['_WATCHPROVIDERSREQUEST']._serialized_start=2373
+  _globals['_WATCHPROVIDERSREQUEST']._serialized_end=2413
+  _globals['_WATCHPROVIDERSRESPONSE']._serialized_start=2415
+  _globals['_WATCHPROVIDERSRESPONSE']._serialized_end=2509
+  _globals['_PROVIDERSERVICE']._serialized_start=2512
+  _globals['_PROVIDERSERVICE']._serialized_end=3518
 # @@protoc_insertion_point(module_scope)

@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -33,6 +34,9 @@ class StoredProvider(_message.Message):
     FREE_FIELD_NUMBER: _builtins.int
     CREDENTIALS_FIELD_NUMBER: _builtins.int
     CREATED_AT_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    TRAINS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The id (`prov_…`)."""
     name: _builtins.str
@@ -43,6 +47,10 @@ class StoredProvider(_message.Message):
     """Where it is; empty for the vendor's own address."""
     free: _builtins.bool
     """Calls cost nothing."""
+    retention_days: _builtins.int
+    """How many days it keeps data; unset when nobody knows."""
+    trains: _builtins.bool
+    """Whether it learns from data; unset when nobody knows."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models that it offers, by its own names; empty for all."""
@@ -55,6 +63,10 @@ class StoredProvider(_message.Message):
     def created_at(self) -> _timestamp_pb2.Timestamp:
         """When it was added."""
 
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Everywhere that it may process data (`eu`); empty when nobody knows."""
+
     def __init__(
         self,
         *,
@@ -66,12 +78,22 @@ class StoredProvider(_message.Message):
         free: _builtins.bool = ...,
         credentials: _abc.Iterable[Global___StoredCredential] | None = ...,
         created_at: _timestamp_pb2.Timestamp | None = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int | None = ...,
+        trains: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_trains", b"_trains", "created_at", b"created_at", "retention_days", b"retention_days", "trains", b"trains"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "created_at", b"created_at", "credentials", b"credentials", "free", b"free", "id", b"id", "kind", b"kind", "models", b"models", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_trains", b"_trains", "base_url", b"base_url", "created_at", b"created_at", "credentials", b"credentials", "free", b"free", "id", b"id", "kind", b"kind", "models", b"models", "name", b"name", "regions", b"regions", "retention_days", b"retention_days", "trains", b"trains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
+    _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015
+    _WhichOneofReturnType__trains: _TypeAlias = _typing.Literal["trains"]  # noqa: Y015
+    _WhichOneofArgType__trains: _TypeAlias = _typing.Literal["_trains", b"_trains"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_days) -> _WhichOneofReturnType__retention_days | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trains) -> _WhichOneofReturnType__trains | None: ...
 
 Global___StoredProvider: _TypeAlias = StoredProvider  # noqa: Y015
 
@@ -191,6 +213,9 @@ class AddProviderRequest(_message.Message):
     MODELS_FIELD_NUMBER: _builtins.int
     FREE_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    TRAINS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The prefix of its models' ids: lower-case letters, digits, - and _."""
     kind: _builtins.str
@@ -199,6 +224,10 @@ class AddProviderRequest(_message.Message):
     """Where it is; empty for the vendor's own address."""
     free: _builtins.bool
     """Calls cost nothing."""
+    retention_days: _builtins.int
+    """How many days it keeps data, at most 36500; unset when nobody knows."""
+    trains: _builtins.bool
+    """Whether it learns from data; unset when nobody knows."""
     @_builtins.property
     def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The models that it offers, by its own names; empty for all."""
@@ -206,6 +235,10 @@ class AddProviderRequest(_message.Message):
     @_builtins.property
     def credential(self) -> Global___NewCredential:
         """Its first credential."""
+
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Everywhere that it may process data (`eu`); empty when nobody knows."""
 
     def __init__(
         self,
@@ -216,12 +249,22 @@ class AddProviderRequest(_message.Message):
         models: _abc.Iterable[_builtins.str] | None = ...,
         free: _builtins.bool = ...,
         credential: Global___NewCredential | None = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int | None = ...,
+        trains: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_trains", b"_trains", "credential", b"credential", "retention_days", b"retention_days", "trains", b"trains"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["base_url", b"base_url", "credential", b"credential", "free", b"free", "kind", b"kind", "models", b"models", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_trains", b"_trains", "base_url", b"base_url", "credential", b"credential", "free", b"free", "kind", b"kind", "models", b"models", "name", b"name", "regions", b"regions", "retention_days", b"retention_days", "trains", b"trains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
+    _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015
+    _WhichOneofReturnType__trains: _TypeAlias = _typing.Literal["trains"]  # noqa: Y015
+    _WhichOneofArgType__trains: _TypeAlias = _typing.Literal["_trains", b"_trains"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_days) -> _WhichOneofReturnType__retention_days | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trains) -> _WhichOneofReturnType__trains | None: ...
 
 Global___AddProviderRequest: _TypeAlias = AddProviderRequest  # noqa: Y015
 
@@ -365,6 +408,89 @@ class MoveProviderResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MoveProviderResponse: _TypeAlias = MoveProviderResponse  # noqa: Y015
+
+@_typing.final
+class UpdateProviderRequest(_message.Message):
+    """Changes what is known of a provider."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    FREE_FIELD_NUMBER: _builtins.int
+    REGIONS_FIELD_NUMBER: _builtins.int
+    RETENTION_DAYS_FIELD_NUMBER: _builtins.int
+    TRAINS_FIELD_NUMBER: _builtins.int
+    UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    free: _builtins.bool
+    """Calls cost nothing."""
+    retention_days: _builtins.int
+    """How many days it keeps data, at most 36500; unset when nobody knows."""
+    trains: _builtins.bool
+    """Whether it learns from data; unset when nobody knows."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The models that it offers, by its own names; empty for all."""
+
+    @_builtins.property
+    def regions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Everywhere that it may process data (`eu`); empty when nobody knows."""
+
+    @_builtins.property
+    def update_mask(self) -> _field_mask_pb2.FieldMask:
+        """Which of `models`, `free`, `regions`, `retention_days` and `trains` are meant; at least one."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        models: _abc.Iterable[_builtins.str] | None = ...,
+        free: _builtins.bool = ...,
+        regions: _abc.Iterable[_builtins.str] | None = ...,
+        retention_days: _builtins.int | None = ...,
+        trains: _builtins.bool | None = ...,
+        update_mask: _field_mask_pb2.FieldMask | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_trains", b"_trains", "retention_days", b"retention_days", "trains", b"trains", "update_mask", b"update_mask"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days", "_trains", b"_trains", "free", b"free", "models", b"models", "name", b"name", "regions", b"regions", "retention_days", b"retention_days", "trains", b"trains", "update_mask", b"update_mask"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retention_days: _TypeAlias = _typing.Literal["retention_days"]  # noqa: Y015
+    _WhichOneofArgType__retention_days: _TypeAlias = _typing.Literal["_retention_days", b"_retention_days"]  # noqa: Y015
+    _WhichOneofReturnType__trains: _TypeAlias = _typing.Literal["trains"]  # noqa: Y015
+    _WhichOneofArgType__trains: _TypeAlias = _typing.Literal["_trains", b"_trains"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retention_days) -> _WhichOneofReturnType__retention_days | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__trains) -> _WhichOneofReturnType__trains | None: ...
+
+Global___UpdateProviderRequest: _TypeAlias = UpdateProviderRequest  # noqa: Y015
+
+@_typing.final
+class UpdateProviderResponse(_message.Message):
+    """The provider as it is kept."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def provider(self) -> Global___StoredProvider:
+        """The provider."""
+
+    def __init__(
+        self,
+        *,
+        provider: Global___StoredProvider | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateProviderResponse: _TypeAlias = UpdateProviderResponse  # noqa: Y015
 
 @_typing.final
 class RemoveProviderRequest(_message.Message):

@@ -51,6 +51,11 @@ class ProviderServiceStub:
                 request_serializer=onegate_dot_auth_dot_v1_dot_provider__service__pb2.MoveProviderRequest.SerializeToString,
                 response_deserializer=onegate_dot_auth_dot_v1_dot_provider__service__pb2.MoveProviderResponse.FromString,
                 _registered_method=True)
+        self.UpdateProvider = channel.unary_unary(
+                '/onegate.auth.v1.ProviderService/UpdateProvider',
+                request_serializer=onegate_dot_auth_dot_v1_dot_provider__service__pb2.UpdateProviderRequest.SerializeToString,
+                response_deserializer=onegate_dot_auth_dot_v1_dot_provider__service__pb2.UpdateProviderResponse.FromString,
+                _registered_method=True)
         self.RemoveProvider = channel.unary_unary(
                 '/onegate.auth.v1.ProviderService/RemoveProvider',
                 request_serializer=onegate_dot_auth_dot_v1_dot_provider__service__pb2.RemoveProviderRequest.SerializeToString,
@@ -104,6 +109,13 @@ class ProviderServiceServicer:
 
     def MoveProvider(self, request, context):
         """Gives a provider another address; every secret has to be given again with it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateProvider(self, request, context):
+        """Changes what is known of a provider and no secret is bound to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -168,6 +180,11 @@ def add_ProviderServiceServicer_to_server(servicer, server):
                     servicer.MoveProvider,
                     request_deserializer=onegate_dot_auth_dot_v1_dot_provider__service__pb2.MoveProviderRequest.FromString,
                     response_serializer=onegate_dot_auth_dot_v1_dot_provider__service__pb2.MoveProviderResponse.SerializeToString,
+            ),
+            'UpdateProvider': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateProvider,
+                    request_deserializer=onegate_dot_auth_dot_v1_dot_provider__service__pb2.UpdateProviderRequest.FromString,
+                    response_serializer=onegate_dot_auth_dot_v1_dot_provider__service__pb2.UpdateProviderResponse.SerializeToString,
             ),
             'RemoveProvider': grpc.unary_unary_rpc_method_handler(
                     servicer.RemoveProvider,
@@ -283,6 +300,33 @@ class ProviderService:
             '/onegate.auth.v1.ProviderService/MoveProvider',
             onegate_dot_auth_dot_v1_dot_provider__service__pb2.MoveProviderRequest.SerializeToString,
             onegate_dot_auth_dot_v1_dot_provider__service__pb2.MoveProviderResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdateProvider(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/onegate.auth.v1.ProviderService/UpdateProvider',
+            onegate_dot_auth_dot_v1_dot_provider__service__pb2.UpdateProviderRequest.SerializeToString,
+            onegate_dot_auth_dot_v1_dot_provider__service__pb2.UpdateProviderResponse.FromString,
             options,
             channel_credentials,
             insecure,

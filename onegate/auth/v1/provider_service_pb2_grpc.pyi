@@ -24,6 +24,8 @@ class ProviderServiceStub:
     """The providers that are kept, without their secrets."""
     MoveProvider: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.MoveProviderRequest, _provider_service_pb2.MoveProviderResponse]
     """Gives a provider another address; every secret has to be given again with it."""
+    UpdateProvider: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.UpdateProviderRequest, _provider_service_pb2.UpdateProviderResponse]
+    """Changes what is known of a provider and no secret is bound to."""
     RemoveProvider: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.RemoveProviderRequest, _provider_service_pb2.RemoveProviderResponse]
     """Forgets a provider and all its credentials."""
     AddCredential: _aio.UnaryUnaryMultiCallable[_provider_service_pb2.AddCredentialRequest, _provider_service_pb2.AddCredentialResponse]
@@ -65,6 +67,14 @@ class ProviderServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_provider_service_pb2.MoveProviderRequest, _abc.Awaitable[_provider_service_pb2.MoveProviderResponse]],
     ) -> _abc.Awaitable[_provider_service_pb2.MoveProviderResponse]:
         """Gives a provider another address; every secret has to be given again with it."""
+
+    @_abc_1.abstractmethod
+    def UpdateProvider(
+        self,
+        request: _provider_service_pb2.UpdateProviderRequest,
+        context: _aio.ServicerContext[_provider_service_pb2.UpdateProviderRequest, _abc.Awaitable[_provider_service_pb2.UpdateProviderResponse]],
+    ) -> _abc.Awaitable[_provider_service_pb2.UpdateProviderResponse]:
+        """Changes what is known of a provider and no secret is bound to."""
 
     @_abc_1.abstractmethod
     def RemoveProvider(

@@ -75,6 +75,21 @@ class ProviderService(provider_service_pb2_grpc.ProviderServiceServicer):
             provider=await self._change(context, partial(self._move, request))
         )
 
+    async def UpdateProvider(
+        self, request: pb.UpdateProviderRequest, context: Context
+    ) -> pb.UpdateProviderResponse:
+        """Changes what is known of a provider; its secrets stay as they are."""
+
+        def work(deed: Deed, _key: KeyEncryptionKey) -> ProviderRecord:
+            deed.allow("providers.update")
+            was = rows.named(deed.session, request.name)
+            is_ = rows.updated(was, request)
+            deed.session.replace(is_)
+            deed.note(was.id, was, is_)
+            return is_
+
+        return pb.UpdateProviderResponse(provider=await self._change(context, work))
+
     async def RemoveProvider(
         self, request: pb.RemoveProviderRequest, context: Context
     ) -> pb.RemoveProviderResponse:
@@ -242,6 +257,9 @@ class ProviderService(provider_service_pb2_grpc.ProviderServiceServicer):
             models=tuple(request.models),
             free=int(request.free),
             created_at=deed.now,
+            regions=tuple(request.regions),
+            retention_days=rows.retention_of(request),
+            trains=rows.trains_of(request),
         )
         deed.session.insert(provider)
         deed.note(provider.id, None, provider)

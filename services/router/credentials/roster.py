@@ -181,7 +181,7 @@ class Roster:
         if self.catalog is not None:
             self.catalog.put(made.known[0])
         self.changed.set()
-        _LOG.info("%s is called with new credentials", name)
+        _LOG.info("%s is called with what is new of it", name)
         for keeper in former:
             await keeper.close()
 
@@ -221,6 +221,9 @@ def _settings(
         base_url=provider.base_url,
         models=tuple(provider.models),
         free=provider.free,
+        region=tuple(provider.regions),
+        retention_days=provider.retention_days if provider.HasField("retention_days") else None,
+        trains=provider.trains if provider.HasField("trains") else None,
         credential=_credentials(credentials),
     )
 

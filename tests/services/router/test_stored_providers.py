@@ -13,10 +13,11 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from sqlalchemy import Connection, text
 
+from onegate.auth.v1 import data_policy_pb2, provider_service_pb2_grpc
 from onegate.auth.v1 import provider_service_pb2 as pb
-from onegate.auth.v1 import provider_service_pb2_grpc
 from onegate.router.v1 import provider_check_service_pb2, provider_check_service_pb2_grpc
 from runtime.clock import SystemClock, SystemEntropy
 from runtime.config import ProviderSettings, SealingSettings
@@ -34,7 +35,7 @@ from services.auth.records import Slice
 from services.auth.watch import Feed
 from services.auth.watchers import Watchers
 from tests.fake_provider import FakeProvider, Reply
-from tests.services.auth.ports import auth_settings, stored_bytes
+from tests.services.auth.ports import DSN_FILE, auth_settings, stored_bytes
 from tests.services.router.rig import (
     PRICED,
     TEXT,
@@ -48,6 +49,15 @@ from tests.services.router.rig import (
 from tests.services.router.test_credentials import credential, refusing, used
 
 pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def database(dsn: str, tmp_path: Path) -> None:
+    """Every test here on each kind of database."""
+    if not dsn.startswith("sqlite"):
+        (tmp_path / DSN_FILE).write_text(dsn)
+
+
 TOKEN = "operator-token-of-the-tests-0123456789"
 
 
@@ -287,6 +297,10 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"credential": {"secret": "a\nb"}}, "invalid_request", "secret"),
     ({"credential": {"name": "X"}}, "invalid_request", "credential.name"),
     ({"credential": {"weight": 1001}}, "invalid_request", "credential.weight"),
+    ({"regions": ["Europe!"]}, "invalid_request", "regions"),
+    ({"retention_days": -1}, "invalid_request", "retention_days"),
+    ({"retention_days": 36_501}, "invalid_request", "retention_days"),
+    ({"models": ["a b"]}, "invalid_request", "models"),
     ({"name": "there"}, "conflict", "There is a provider 'there'"),
 ]
 
@@ -303,6 +317,71 @@ async def test_what_no_router_could_call_is_refused(tmp_path: Path) -> None:
             assert reason_name(refused.value.reason) == reason
 
 
+async def test_a_project_and_an_organisation_bring_keys_of_their_own(tmp_path: Path) -> None:
+    async with FakeProvider() as fake, vault(tmp_path) as at:
+        mine = at.rig.add_key(project_id="proj_7")
+        theirs = at.rig.add_key(organization_id="org_7")
+        await at.add("b", fake, projects=["proj_7"])
+        async with asyncio.timeout(15):
+            while (await at.rig.chat(hello("b/m"), key=mine)).error is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        # Nobody else may spend what is the project's.
+        assert (await at.rig.chat(hello("b/m"))).reason == "model_forbidden"
+        new = pb.NewCredential(name="org", secret="key-of-org", organizations=["org_7"])
+        await at.ask("AddCredential", pb.AddCredentialRequest(provider="b", credential=new))
+        async with asyncio.timeout(15):
+            while (await at.rig.chat(hello("b/m"), key=theirs)).error is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert (await at.rig.chat(hello("b/m"), key=mine)).error is None
+        assert used(fake.chats) == {"main": 2, "org": 1}
+        assert (await at.rig.chat(hello("b/m"))).reason == "model_forbidden"
+
+
+async def test_what_is_known_of_its_data_counts_for_data_policies(tmp_path: Path) -> None:
+    demands = data_policy_pb2.DataDemands(regions=["eu"], retention_days_max=0, no_training=True)
+    async with FakeProvider() as fake, vault(tmp_path) as at:
+        rule = data_policy_pb2.DataRule(level=data_policy_pb2.DATA_LEVEL_KEY, demands=demands)
+        policy = data_policy_pb2.DataPolicy(version="dp-1", rules=[rule])
+        key = at.rig.add_key(data_policy=policy)
+        await at.add("b", fake)
+        await at.says("b/m", "")
+        assert (await at.rig.chat(hello("b/m"), key=key)).reason == "data_policy"
+
+        async def learns(reason: str, **fields: Any) -> pb.StoredProvider:
+            mask = FieldMask(paths=["regions", "retention_days", "trains"])
+            request = pb.UpdateProviderRequest(name="b", update_mask=mask, **fields)
+            provider: pb.StoredProvider = (await at.ask("UpdateProvider", request)).provider
+            async with asyncio.timeout(15):
+                while (await at.rig.chat(hello("b/m"), key=key)).reason != reason:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+            return provider
+
+        told = await learns("", regions=["eu"], retention_days=0, trains=False)
+        assert (list(told.regions), told.retention_days, told.trains) == (["eu"], 0, False)
+        told = await learns("data_policy", regions=["eu", "us"], retention_days=0, trains=False)
+        told = await learns("data_policy")
+        assert not told.HasField("retention_days")
+        assert not told.HasField("trains")
+        for paths in ([], ["name"], ["base_url", "free"]):
+            request = pb.UpdateProviderRequest(name="b", update_mask=FieldMask(paths=paths))
+            with pytest.raises(GatewayError, match="must name some of free, models"):
+                await at.ask("UpdateProvider", request)
+
+
+async def test_a_stored_provider_s_models_are_changed_without_its_secret(tmp_path: Path) -> None:
+    async with FakeProvider(models=("m", "n")) as fake, vault(tmp_path) as at:
+        made = await at.add("b", fake)
+        await at.says("b/m", "")
+        request = pb.UpdateProviderRequest(
+            name="b", models=["n"], free=True, update_mask=FieldMask(paths=["models", "free"])
+        )
+        changed = (await at.ask("UpdateProvider", request)).provider
+        assert (list(changed.models), changed.free) == (["n"], True)
+        assert changed.credentials[0].rotated_at == made.provider.credentials[0].rotated_at
+        await at.says("b/m", "model_not_found")
+        await at.says("b/n", "")
+
+
 async def test_only_the_operator_reaches_providers(tmp_path: Path) -> None:
     async with FakeProvider() as fake, vault(tmp_path) as at:
         await at.add("b", fake)
@@ -310,6 +389,7 @@ async def test_only_the_operator_reaches_providers(tmp_path: Path) -> None:
             "AddProvider": pb.AddProviderRequest(name="x"),
             "ListProviders": pb.ListProvidersRequest(),
             "MoveProvider": pb.MoveProviderRequest(name="b"),
+            "UpdateProvider": pb.UpdateProviderRequest(name="b"),
             "RemoveProvider": pb.RemoveProviderRequest(name="b"),
             "AddCredential": pb.AddCredentialRequest(provider="b"),
             "RotateCredential": pb.RotateCredentialRequest(provider="b", secret="s"),
