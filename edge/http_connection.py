@@ -21,8 +21,8 @@ from onegate.common.v1 import error_pb2
 from runtime.config import EdgeSettings
 from runtime.errors import GatewayError
 
-WRITE_HIGH_BYTES: Final = 64 * 1024
-WRITE_LOW_BYTES: Final = 32 * 1024
+WRITE_HIGH_BYTES: Final = 16 * 1024
+WRITE_LOW_BYTES: Final = 8 * 1024
 PIPELINED_MAX: Final = 16
 """Requests that may wait behind the one being answered; a client that sends more is closed."""
 LINGER_S: Final = 5.0

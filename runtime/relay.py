@@ -22,6 +22,7 @@ from runtime.clock import Clock, Entropy, SystemEntropy
 from runtime.config import RpcSettings
 from runtime.errors import GatewayError
 from runtime.relay_frames import (
+    ANSWER_WINDOW_BYTES,
     CANCEL,
     CREDIT,
     DATA,
@@ -205,7 +206,8 @@ class RelayPool:
             size += len(key) + 4 * len(value)
         if size > writer.payload_bytes_max:
             raise refusals.too_large(size, writer.payload_bytes_max)
-        call = RelayCall(writer, 0, WINDOW_BYTES, self.clock.monotonic() + timeout_s)
+        deadline_s = self.clock.monotonic() + timeout_s
+        call = RelayCall(writer, 0, WINDOW_BYTES, deadline_s, ANSWER_WINDOW_BYTES)
         if 0 < len(payload) <= writer.part_bytes:
             opening = self._opening(method, metadata, timeout_s)
             stream.adopt(call)
@@ -477,7 +479,7 @@ def _head(method: str, metadata: Mapping[str, str], timeout_s: float) -> RelayOp
     return RelayOpen(
         method=method,
         timeout_ms=_timeout_ms(timeout_s),
-        credit_bytes=WINDOW_BYTES,
+        credit_bytes=ANSWER_WINDOW_BYTES,
         metadata=metadata,
     )
 

@@ -57,12 +57,16 @@ def open_frame(number: int, payload: bytes, opening: bytes) -> bytes:
 
 
 WINDOW_BYTES: Final = 64 * 1024
-"""How much a side may send on a call before it needs credit. A payload may start while any credit
-is left, so at most this and one payload wait unread.
+"""How much the calling side may send on a call before it needs credit. A payload may start while
+any credit is left, so at most this and one payload wait unread.
 """
-CREDIT_STEP_BYTES: Final = 32 * 1024
-"""How much a reader takes before it returns credit: half a window, so that a sender which the
-reader keeps up with never stops, and a short call needs no CREDIT frame at all.
+ANSWER_WINDOW_BYTES: Final = 32 * 1024
+"""How much the serving side may send on a call before it needs credit: what waits at the caller
+for somebody who has stopped reading. A 64-chunk stream is shorter than that.
+"""
+CREDIT_STEP_BYTES: Final = 16 * 1024
+"""How much a reader takes before it returns credit: half the smaller window, so that a sender which
+the reader keeps up with never stops, and a short call needs no CREDIT frame at all.
 """
 PAYLOAD_OVERHEAD_BYTES: Final = 32
 """What a payload costs beside its own bytes, so that empty ones are not free to pile up."""

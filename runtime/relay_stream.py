@@ -51,7 +51,12 @@ class Leg:
     )
 
     def __init__(
-        self, writer: FrameWriter, number: int, credit_bytes: int, deadline_s: float
+        self,
+        writer: FrameWriter,
+        number: int,
+        credit_bytes: int,
+        deadline_s: float,
+        room_bytes: int = WINDOW_BYTES,
     ) -> None:
         self.writer = writer
         self.number = number
@@ -60,7 +65,7 @@ class Leg:
         self.inbox: deque[bytes] = deque()
         self.ended = False
         self.error: GatewayError | None = None
-        self._room_bytes = WINDOW_BYTES
+        self._room_bytes = room_bytes
         self._consumed_bytes = 0
         self._reader: asyncio.Future[None] | None = None
         self._sender: asyncio.Future[None] | None = None

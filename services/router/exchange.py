@@ -81,10 +81,13 @@ class Line:
         self.watch.deadline_s = min(now_s + seconds, self.deadline_s)
 
     async def send(self, events: list[chat_pb2.ChatEvent]) -> None:
-        """Events that were ready together, as one message."""
+        """Events that were ready together, as one message; they are gone from the list then."""
         self.sending = True
         # A ``ChatResponse``: nothing but events.
-        await self.call.send(repeated([event.SerializeToString() for event in events]))
+        payload = repeated([event.SerializeToString() for event in events])
+        # A caller who does not read shall hold it once.
+        events.clear()
+        await self.call.send(payload)
         self.sending = False
 
 
@@ -227,6 +230,7 @@ class ProviderCall:
             if not (data or stream.done):
                 events += stream.end()
             done = stream.done or not data
+            del data
             now_s = clock.monotonic()
             if not line.shown:
                 held += events
@@ -234,6 +238,7 @@ class ProviderCall:
                     continue
                 self._attempt.first_token(now_s)
                 events = [self._served(), *held]
+                held.clear()
                 line.shown = True
             if done:
                 self._parts.failpoints.hit(Failpoint.USAGE_SEEN)

@@ -17,7 +17,8 @@ from runtime.errors import GatewayError
 
 HEAD_BYTES_MAX: Final = 64 * 1024
 """The longest status line and headers that are accepted, in bytes."""
-HIGH_WATER: Final = 32 * 1024
+HIGH_WATER: Final = 16 * 1024
+"""Above so many unread bytes the provider is stopped; at half of it, it may go on."""
 READ_BYTES: Final = 16 * 1024
 """About how much of a body is given out at once: decoded, it takes several times as much memory,
 here and at the edge, and waits there when the caller has stopped reading.
@@ -26,7 +27,8 @@ _RECEIVED: Final = memoryview(bytearray(32 * 1024))
 """Where the kernel's bytes go, for all connections: a buffer is in use only while they are parsed.
 Without, the event loop takes up to 256 KiB at once, however little is wanted.
 """
-"""Above so many unread bytes the provider is stopped; at half of it, it may go on."""
+_UNAWAITED: Final = _RECEIVED[: 16 * 1024]
+"""What is taken at once when nobody waits for it."""
 
 _FIRST_FINAL_STATUS: Final = 200
 _NO_BODY_LENGTH: Final = frozenset({b"content-length", b"transfer-encoding"})
@@ -141,7 +143,7 @@ class Connection(asyncio.BufferedProtocol):
         data = b"".join(self._chunks[:taken])
         del self._chunks[:taken]
         self._unread_bytes -= size
-        if self._paused and self._unread_bytes <= READ_BYTES:
+        if self._paused and self._unread_bytes <= HIGH_WATER // 2:
             self._resume()
         return data
 
@@ -241,7 +243,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint  # what fits is enough: the kernel keeps the rest
-        return _RECEIVED
+        return _UNAWAITED if self._waiter is None else _RECEIVED
 
     def buffer_updated(self, nbytes: int) -> None:
         if not self.busy or self._complete:
@@ -258,7 +260,7 @@ class Connection(asyncio.BufferedProtocol):
         if not self._head_done and self._head_bytes > HEAD_BYTES_MAX:
             self._fail(_protocol(f"The provider sent more than {HEAD_BYTES_MAX} bytes of headers."))
             return
-        if self._unread_bytes > HIGH_WATER and not self._complete:
+        if self._unread_bytes > HIGH_WATER and self._waiter is None and not self._complete:
             self._pause()
         self._wake()
 
