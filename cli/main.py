@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "apply": ("cli.declared", "apply_app"),
     "diff": ("cli.declared", "diff_app"),
     "export": ("cli.declared", "export_app"),
+    "reconcile": ("cli.reconcile", "reconcile_app"),
     "login": ("cli.login", "login_app"),
     "logout": ("cli.login", "logout_app"),
     "whoami": ("cli.login", "whoami_app"),

@@ -27,6 +27,7 @@ from onegate.usage.v1 import (
     ledger_service_pb2_grpc,
     price_service_pb2,
     price_service_pb2_grpc,
+    reconcile_service_pb2_grpc,
     usage_service_pb2,
     usage_service_pb2_grpc,
 )
@@ -80,6 +81,7 @@ class Usage:
     ledger: ledger_service_pb2_grpc.LedgerServiceStub
     alerts: alert_service_pb2_grpc.AlertServiceStub
     invoices: invoice_service_pb2_grpc.InvoiceServiceStub
+    bills: reconcile_service_pb2_grpc.ReconcileServiceStub
     operator_token: Secret
 
     async def call(self, method: Any, request: Any) -> Any:
@@ -166,6 +168,7 @@ async def _with_usage(settings: Settings, work: Callable[[Usage], Awaitable[T]])
             ledger=ledger_service_pb2_grpc.LedgerServiceStub(line),
             alerts=alert_service_pb2_grpc.AlertServiceStub(line),
             invoices=invoice_service_pb2_grpc.InvoiceServiceStub(line),
+            bills=reconcile_service_pb2_grpc.ReconcileServiceStub(line),
             operator_token=token,
         )
         return await work(usage)

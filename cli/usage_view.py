@@ -7,6 +7,7 @@ float.
 import csv
 import enum
 import io
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, assert_never
@@ -25,6 +26,10 @@ from onegate.usage.v1.usage_service_pb2 import UsageSummary
 
 NANO_DIGITS: Final = 9
 CENT_DIGITS: Final = 2
+
+
+_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+_FORMULA_SIGNS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Output(enum.StrEnum):
@@ -282,12 +287,21 @@ def _also(sheet: PriceSheet) -> str:
     return ", ".join(dict.fromkeys([*others, *steps, *tiers]))
 
 
+def plain_cell(value: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: a text that begins like one has an
+    apostrophe in front (https://owasp.org/www-community/attacks/CSV_Injection).
+    """
+    if not isinstance(value, str) or _NUMBER.fullmatch(value):
+        return value
+    return f"'{value}" if value.startswith(_FORMULA_SIGNS) else value
+
+
 def print_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Rows under a head, as RFC 4180 has it but with plain line ends."""
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: plain_cell(value) for name, value in row.items()} for row in rows)
     typer.echo(text.getvalue(), nl=False)
 
 

@@ -20,6 +20,7 @@ from onegate.usage.v1 import (
     invoice_service_pb2_grpc,
     ledger_service_pb2_grpc,
     price_service_pb2_grpc,
+    reconcile_service_pb2_grpc,
     report_service_pb2_grpc,
     usage_service_pb2,
     usage_service_pb2_grpc,
@@ -61,6 +62,8 @@ from services.usage.prices.board import Board
 from services.usage.prices.facts import shipped_facts
 from services.usage.prices.price_service import OperatorPrices, PriceService
 from services.usage.prices.price_store import SqlPriceStore
+from services.usage.reconcile.reconcile_service import ReconcileService
+from services.usage.reconcile.reconcile_store import ReconcileStore
 from services.usage.reports import queries
 from services.usage.reports.report_service import ReportService, columns_of, question_of
 from services.usage.reports.report_store import ReportStore
@@ -172,6 +175,7 @@ class _Books:
         self._budgets = BudgetStore(database, ledger)
         self._check = LedgerCheck(database, ledger)
         self._invoices = InvoiceStore(database, ledger.now_us)
+        self._bills = ReconcileStore(database)
         self._board = BudgetBoard(clock)
         self._clock = clock
         self._ids = BudgetIds(clock, SystemEntropy())
@@ -192,6 +196,7 @@ class _Books:
         )
         await self._answers.spare(SPARE_US)
         await self._invoices.migrate(now=clock.now())
+        await self._bills.migrate(now=clock.now())
         await self._cooldowns.migrate(now=clock.now())
         await self.cooldowns.start()
         await self.keeper.start()
@@ -219,6 +224,10 @@ class _Books:
         server.add(
             invoice_service_pb2_grpc.add_InvoiceServiceServicer_to_server,
             InvoiceService(self._invoices, operator_token),
+        )
+        server.add(
+            reconcile_service_pb2_grpc.add_ReconcileServiceServicer_to_server,
+            ReconcileService(self._bills, operator_token, (self._clock, SystemEntropy())),
         )
 
     async def close(self) -> None:

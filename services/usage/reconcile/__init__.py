@@ -1,0 +1,1 @@
+"""Compares providers' bills with the records, and keeps what came of it."""
