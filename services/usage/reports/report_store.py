@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
     Row,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
+    text,
     union_all,
 )
 from sqlalchemy.types import JSON
@@ -54,6 +56,10 @@ TAG: Final = "tag"
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _TIME: Final = RECORDS.c.started_at_us
+_ROOM: Final = text("SET LOCAL work_mem = '48MB'")
+"""A month by customer and day is tens of thousands of groups: sorting them on disk takes longer
+than everything else."""
+
 _SUMS: Final = (*MEASURES, UNCERTAIN)
 
 
@@ -125,12 +131,14 @@ def totals(
     connection: Connection, question: Question, rows_max: int, dearest_first: bool
 ) -> list[Total]:
     """The sums of committed records, in one snapshot."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(_ROOM)
     nothing: ColumnElement[Any] = literal_column("0").label(UNCERTAIN)
     known = [part.add_columns(nothing) for part in _parts(connection, question)]
     parts = union_all(*known, *_doubts(question)).subquery("parts")
     names = [f"g{number}" for number in range(len(question.groups))]
     groups = [parts.c[name] for name in names]
-    sums = [func.coalesce(func.sum(parts.c[name]), 0).label(name) for name in _SUMS]
+    sums = [func.coalesce(_whole(parts.c[name]), 0).label(name) for name in _SUMS]
     query = select(*groups, *sums).group_by(*groups).limit(rows_max)
     cost: ColumnElement[Any] = literal_column("cost_nano_usd").desc()
     query = query.order_by(*((cost, *groups) if dearest_first else groups))
@@ -150,21 +158,40 @@ def marks(connection: Connection) -> Marks:
 def measured(table: Table | None = None) -> list[ColumnElement[Any]]:
     """The sums of the records, or of a cube's rows."""
     if table is not None:
-        return [func.sum(table.c[name]).label(name) for name in MEASURES]
+        return [_whole(table.c[name]).label(name) for name in MEASURES]
     completed = RECORDS.c.outcome == usage_record_pb2.OUTCOME_COMPLETED
     return [
         func.count().label("attempts"),
         func.count().filter(~completed).label("failures"),
         func.count().filter(RECORDS.c.web_searches > 0).label("attempts_searching"),
-        func.sum(RECORDS.c.cost_nano_usd).label("cost_nano_usd"),
-        *(func.sum(RECORDS.c[name]).label(name) for name in COUNTS),
+        _whole(RECORDS.c.cost_nano_usd).label("cost_nano_usd"),
+        *(_whole(RECORDS.c[name]).label(name) for name in COUNTS),
     ]
+
+
+def quotient(time: ColumnElement[Any], unit_us: int) -> ColumnElement[Any]:
+    """The number of a unit of time since 1970, in whole numbers throughout: SQLAlchemy's ``//``
+    would go through floating point on PostgreSQL.
+    """
+    # Written out: PostgreSQL takes two parameters for two expressions.
+    divided: ColumnElement[Any] = time.op("/", return_type=BigInteger())(
+        literal_column(str(unit_us))
+    )
+    return divided
+
+
+def _whole(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """A sum in 64 bits. PostgreSQL's own type for it is made of decimal digits, which cost several
+    times as much to add up again, to send and to read; a sum that does not fit is an error in
+    either database.
+    """
+    return cast(func.sum(column), BigInteger)
 
 
 def adjusted() -> list[ColumnElement[Any]]:
     """The sums of adjustments: they change nothing but the cost."""
     return [
-        func.sum(ADJUSTMENTS.c.amount_nano_usd).label(name)
+        _whole(ADJUSTMENTS.c.amount_nano_usd).label(name)
         if name == "cost_nano_usd"
         else literal_column("0").label(name)
         for name in MEASURES
@@ -246,12 +273,12 @@ def _doubts(question: Question) -> list[Select[Any]]:
         return []
     time = DOUBTS.c.started_at_us
     known: dict[str, ColumnElement[Any]] = {
-        START: time // literal_column(str(question.unit_us)),
+        START: quotient(time, question.unit_us),
         **{name: DOUBTS.c[name] for name in question.groups if name in DOUBTS.c},
     }
     nobody: ColumnElement[Any] = literal_column("''")
     groups = [known.get(name, nobody).label(f"g{n}") for n, name in enumerate(question.groups)]
-    amount = func.sum(DOUBTS.c.amount_nano_usd)
+    amount = _whole(DOUBTS.c.amount_nano_usd)
     zero: ColumnElement[Any] = literal_column("0")
     sums = [
         amount.label(name) if name in ("cost_nano_usd", UNCERTAIN) else zero.label(name)
@@ -271,8 +298,7 @@ def _groups(
     made: list[ColumnElement[Any]] = []
     for number, name in enumerate(question.groups):
         if name == START:
-            # Written out: PostgreSQL takes two parameters for two expressions.
-            value: ColumnElement[Any] = time // literal_column(str(question.unit_us))
+            value: ColumnElement[Any] = quotient(time, question.unit_us)
         elif name == TAG:
             value = _tag(connection, question.tag)
         else:
@@ -304,6 +330,4 @@ def _chosen(query: Select[Any], question: Question, table: Table) -> Select[Any]
 
 
 def _total(row: Row[Any], groups: int) -> Total:
-    # PostgreSQL sums in NUMERIC, SQLite in integers: both are exact, and both are whole.
-    sums = (int(value) for value in row[groups:])
-    return Total(group=tuple(row[:groups]), sums=dict(zip(_SUMS, sums, strict=True)))
+    return Total(group=tuple(row[:groups]), sums=dict(zip(_SUMS, row[groups:], strict=True)))

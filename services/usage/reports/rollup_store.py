@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 
 from runtime.sql import Database
-from services.usage.reports.report_store import adjusted, measured, records_of
+from services.usage.reports.report_store import adjusted, measured, quotient, records_of
 from services.usage.reports.rollup_schema import (
     ADJUSTMENTS,
     CUBES,
@@ -153,7 +153,7 @@ def _roll_days(connection: Connection, hours_us: int) -> None:
         return
     for cube in CUBES:
         hours = cube.hours.c
-        day = (hours.start_us // literal_column(str(DAY_US))) * literal_column(str(DAY_US))
+        day = quotient(hours.start_us, DAY_US) * literal_column(str(DAY_US))
         groups = [day.label("start_us"), *(hours[name] for name in cube.columns)]
         days = select(*groups, *measured(cube.hours)).group_by(*groups)
         days = days.where(hours.start_us >= reached, hours.start_us < before_us)
@@ -197,5 +197,5 @@ def _names(cube: Cube) -> list[str]:
 def _of_records(cube: Cube, unit_us: int = HOUR_US) -> list[ColumnElement[Any]]:
     """A cube's columns, of records."""
     unit: ColumnElement[int] = literal_column(str(unit_us))
-    start = ((RECORDS.c.started_at_us // unit) * unit).label("start_us")
+    start = (quotient(RECORDS.c.started_at_us, unit_us) * unit).label("start_us")
     return [start, *(RECORDS.c[name] for name in cube.columns)]
