@@ -188,6 +188,20 @@ def days_kept(value: int) -> str | None:
     return f"must be 0 (for ever) or between {DAYS_KEPT_MIN} and {DAYS_KEPT_MAX:,} days"
 
 
+def spend_floor(value: str) -> str | None:
+    """Above what a project's or key's spending is looked at: ``id=dollars`` or ``id=off``."""
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}=(off|[0-9]{1,9})", value, re.ASCII):
+        return None
+    return "must look like proj_…=25 (dollars) or key_…=off"
+
+
+def mail_address(value: str) -> str | None:
+    """Whom mail is sent to."""
+    if "@" in value and value.isprintable() and " " not in value and len(value) <= 320:
+        return None
+    return "must be an e-mail address"
+
+
 def valkey_url(value: str) -> str | None:
     """Where Valkey is; empty for nowhere."""
     if not value:

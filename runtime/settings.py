@@ -190,7 +190,9 @@ class InvoiceSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertSettings:
     """How people are told about budgets (docs/alerts.md). ``webhook_private`` lets the webhook's
-    name lead into a private network; ``smtp_security`` is how mail is encrypted on its way.
+    name lead into a private network; ``smtp_security`` is how mail is encrypted on its way. The
+    ``spend_rate`` ones are about who spends far more than usual: beyond ``factor`` times the
+    median and ``floor_usd``, once ``days`` are known; ``floors`` are ``id=dollars`` or ``id=off``.
     """
 
     webhook_url: str = field(default="", metadata=ruled(rules.base_url))
@@ -204,6 +206,12 @@ class AlertSettings:
     smtp_ca_file: str = field(default="", metadata=ruled(rules.path))
     mail_from: str = field(default="", metadata=ruled(rules.path))
     timeout_s: float = field(default=10.0, metadata=between(0.1, 30))
+    spend_rate: bool = True
+    spend_rate_factor: float = field(default=3.0, metadata=between(1.1, 1000))
+    spend_rate_floor_usd: int = field(default=10, metadata=between(0, 1_000_000))
+    spend_rate_days: int = field(default=7, metadata=between(1, 28))
+    spend_rate_floors: tuple[str, ...] = field(default=(), metadata=each(rules.spend_floor))
+    spend_rate_mail: tuple[str, ...] = field(default=(), metadata=each(rules.mail_address))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,8 @@ from runtime.sql import Database, open_configured, unix_micros
 from services.usage.alerts.alert_sender import AlertSender, ways_of
 from services.usage.alerts.alert_service import AlertService
 from services.usage.alerts.alert_store import AlertStore
+from services.usage.alerts.rate_store import RateStore
+from services.usage.alerts.rate_watch import RateWatch
 from services.usage.cooldowns.cooldown_service import CooldownService
 from services.usage.cooldowns.cooldown_store import CooldownStore
 from services.usage.idempotency import idempotency_store
@@ -237,12 +239,16 @@ class _Books:
 
 
 class _Sums:
-    """What records become: sums, reports, and in the end room for others."""
+    """What records become: sums, reports, a word to whom spends too fast, and in the end room for
+    others.
+    """
 
     def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
         self.reports = ReportStore(database)
         self._rollups = Rollups(database)
         self._retention = Retention(database, settings.usage.records_days)
+        rates = RateStore(database, shared_clock(clock))
+        self._watch = RateWatch(rates, settings.alerts, clock)
         self._clock = clock
 
     async def start(self) -> None:
@@ -261,6 +267,7 @@ class _Sums:
         return [
             RollupKeeper(self._rollups, self._clock).run(),
             RetentionKeeper(self._retention, self._clock).run(),
+            self._watch.run(),
         ]
 
 

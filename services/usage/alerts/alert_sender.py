@@ -19,7 +19,8 @@ from runtime.errors import GatewayError
 from runtime.later import Later
 from runtime.secrets import Secret, Secrets
 from services.usage.alerts import messages
-from services.usage.alerts.alert_store import WEBHOOK, AlertStore, Letter
+from services.usage.alerts.alert_rows import WEBHOOK
+from services.usage.alerts.alert_store import AlertStore, Letter
 
 ROUND_S: Final = 2.0
 """How often is looked for what is due, in seconds."""

@@ -13,8 +13,9 @@ from runtime.clock import Clock, Entropy, uuid7
 from runtime.errors import GatewayError
 from runtime.rpc import require_operator
 from runtime.secrets import Secret
+from services.usage.alerts.alert_rows import WEBHOOK
 from services.usage.alerts.alert_sender import Ways
-from services.usage.alerts.alert_store import WEBHOOK, AlertStore
+from services.usage.alerts.alert_store import AlertStore
 from services.usage.reports import queries
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]

@@ -6,20 +6,12 @@ so that it is sent at least once; its id is the same each time.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 from sqlalchemy import (
-    BigInteger,
-    Column,
     Connection,
     Index,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
     select,
     update,
 )
@@ -29,33 +21,16 @@ from onegate.usage.v1 import alert_service_pb2 as pb
 from onegate.usage.v1.budget_pb2 import Budget
 from runtime.sql import Database, Migration, insert_new, serialise
 from services.usage.alerts import messages
+from services.usage.alerts.alert_rows import OUTBOX, WEBHOOK, iso, new_row
+from services.usage.alerts.rate_store import MIGRATION
 from services.usage.ledger.budgets import Book, account_named
 from services.usage.ledger.ledger_schema import BUDGETS, CROSSINGS
 from services.usage.ledger.ledger_store import NowUs
 
-WEBHOOK: Final = "webhook"
 TAKEN_MAX: Final = 100
 CLAIM_US: Final = 120 * 1_000_000
 """How long a message is one process's to send, in microseconds; longer than any sending takes."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_METADATA = MetaData()
-
-OUTBOX = Table(
-    "alert_outbox",
-    _METADATA,
-    Column("id", String(64), primary_key=True),
-    Column("type", String(64), nullable=False),
-    # `webhook`, or an address.
-    Column("target", Text, nullable=False),
-    Column("payload", LargeBinary, nullable=False),
-    Column("prefix", Text, nullable=False),
-    Column("state", Integer, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("due_at_us", BigInteger, nullable=False),
-    Column("created_at_us", BigInteger, nullable=False),
-    Column("error", Text, nullable=False),
-)
 _O, _X = OUTBOX.c, CROSSINGS.c
 
 MIGRATIONS: Final = (
@@ -67,6 +42,7 @@ MIGRATIONS: Final = (
             CreateIndex(Index("alert_outbox_by_time", _O.created_at_us)),
         ),
     ),
+    MIGRATION,
 )
 
 
@@ -104,8 +80,8 @@ class AlertStore:
 
         def work(connection: Connection) -> list[str]:
             now_us = self._now_us(connection)
-            payload = messages.body_of(messages.trial(_iso(now_us)))
-            made = (_row("test", (name, one), payload, now_us) for one in dict.fromkeys(targets))
+            payload = messages.body_of(messages.trial(iso(now_us)))
+            made = (new_row("test", (name, one), payload, now_us) for one in dict.fromkeys(targets))
             rows = sorted(made, key=_id_of)
             insert_new(connection, OUTBOX, rows)
             return [str(row["id"]) for row in rows]
@@ -157,13 +133,13 @@ class AlertStore:
         rows: dict[str, dict[str, object]] = {}
         for crossing in found:
             account = account_named(book, crossing.account_id)
-            at = _iso(crossing.crossed_at_us)
+            at = iso(crossing.crossed_at_us)
             content = messages.threshold(account, crossing.percent, crossing.spent_nano_usd, at)
             alert = account.budget.alert
             targets = [WEBHOOK] * webhook + list(alert.recipients) * mail
             for target in targets:
                 named = (crossing.account_id, crossing.percent, target)
-                row = _row("budget.threshold", named, messages.body_of(content), now_us)
+                row = new_row("budget.threshold", named, messages.body_of(content), now_us)
                 rows[str(row["id"])] = {**row, "prefix": alert.subject_prefix}
         insert_new(connection, OUTBOX, [rows[name] for name in sorted(rows)])
         for crossing in found:
@@ -202,22 +178,6 @@ class AlertStore:
         ]
 
 
-def _row(kind: str, named: tuple[object, ...], payload: bytes, now_us: int) -> dict[str, object]:
-    """A new message; the last of its names is where it goes."""
-    return {
-        "id": messages.message_id(kind, *named),
-        "type": kind,
-        "target": str(named[-1]),
-        "payload": payload,
-        "prefix": "",
-        "state": int(pb.ALERT_STATE_PENDING),
-        "attempts": 0,
-        "due_at_us": now_us,
-        "created_at_us": now_us,
-        "error": "",
-    }
-
-
 def _id_of(row: dict[str, object]) -> str:
     return str(row["id"])
 
@@ -234,8 +194,3 @@ def _message(row: Any) -> pb.Alert:
     )
     made.created_at.FromMicroseconds(row.created_at_us)
     return made
-
-
-def _iso(at_us: int) -> str:
-    moment = _EPOCH + timedelta(microseconds=at_us)
-    return moment.isoformat().replace("+00:00", "Z")

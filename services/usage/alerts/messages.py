@@ -17,6 +17,9 @@ from urllib.parse import urlsplit
 
 from services.usage.ledger.budgets import Account, described
 
+SPEND_RATE: Final = "spend.rate"
+"""The type of what is told when somebody spends far more than usual."""
+
 ATTEMPTS_MAX: Final = 12
 """After so many a message is given up: about 20 hours after the first."""
 
@@ -125,6 +128,8 @@ def body_of(payload: Mapping[str, Any]) -> bytes:
 def mail_of(payload: Mapping[str, Any]) -> tuple[str, str]:
     """The subject and the text of a mail; each on lines that hold no line break of a name."""
     data = payload["data"]
+    if payload["type"] == SPEND_RATE:
+        return _rate_mail(data)
     if payload["type"] != "budget.threshold":
         return "onegate: alerts arrive here", f"{data['text']}\n"
     who = " ".join(str(data["subject"]).split())
@@ -134,6 +139,20 @@ def mail_of(payload: Mapping[str, Any]) -> tuple[str, str]:
         "",
         f"Spent: {_usd(data['spent_nano_usd'])} USD of {_usd(data['limit_nano_usd'])} USD.",
         f"Budget: {data['budget_id']} of {data['organization_id']}.",
+    ]
+    return subject, "\n".join(lines) + "\n"
+
+
+def _rate_mail(data: Mapping[str, Any]) -> tuple[str, str]:
+    named = ("key_id", "project_id", "organization_id")
+    ids = [" ".join(str(data[name]).split()) for name in named if data[name]]
+    subject = f"onegate: {ids[0]} spends more than usual"
+    this = f"this {data['period']}"
+    usual, limit = _usd(data["usual_nano_usd"]), _usd(data["limit_nano_usd"])
+    lines = [
+        f"{' of '.join(ids)} has spent {_usd(data['spent_nano_usd'])} USD {this} (UTC).",
+        "",
+        f"Usual: {usual} USD, up to {limit} USD (of {data['samples']} like it).",
     ]
     return subject, "\n".join(lines) + "\n"
 

@@ -26,8 +26,9 @@ from runtime.clock import SystemEntropy
 from runtime.config import AlertSettings
 from runtime.secrets import FileSecrets, Secret
 from services.usage.alerts import messages
+from services.usage.alerts.alert_rows import WEBHOOK
 from services.usage.alerts.alert_sender import AlertSender, Mail, Ways, Webhook, ways_of
-from services.usage.alerts.alert_store import CLAIM_US, WEBHOOK, AlertStore
+from services.usage.alerts.alert_store import CLAIM_US, AlertStore
 from tests.services.usage.books import ALERT, Books, books_on
 
 KEY = b"k" * 24
