@@ -13,6 +13,7 @@ from cli import declared_file
 from cli.context import CliContext, fail
 from cli.declared_file import Declared, DeclaredError
 from cli.declared_plan import PlanError, Step, plan
+from cli.declared_providers import providers_of, secrets_of
 from cli.declared_state import AmbiguousError, StateReader
 from cli.declared_steps import Applier
 from cli.keys import Output, OutputOption
@@ -41,10 +42,12 @@ export_app = typer.Typer()
 
 @export_app.command()
 def export_command(context: typer.Context, organization: OrganizationOption = "") -> None:
-    """Write the organisation as a file: projects, keys without secrets, limits, models, roles."""
+    """Write the organisation as a file: projects, keys without secrets, limits, models, roles; to
+    the operator the gateway's providers, too.
+    """
 
     async def read(operator: Operator) -> Declared:
-        return await StateReader(operator).read()
+        return await _live(operator, StateReader(operator))
 
     typer.echo(declared_file.write(_run(context.obj, read, organization)), nl=False)
 
@@ -61,7 +64,7 @@ def diff_command(
     wanted = _wanted(file)
 
     async def planned(operator: Operator) -> list[Step]:
-        return plan(await StateReader(operator).read(), wanted, prune=prune)
+        return plan(await _live(operator, StateReader(operator)), wanted, prune=prune)
 
     steps = _run(context.obj, planned, organization)
     _show(steps, output)
@@ -86,8 +89,8 @@ def apply_command(
 
     async def applied(operator: Operator) -> tuple[list[Step], Applier]:
         reader = StateReader(operator)
-        steps = plan(await reader.read(), wanted, prune=prune)
-        applier = Applier(operator, reader.ids)
+        steps = plan(await _live(operator, reader), wanted, prune=prune)
+        applier = Applier(operator, reader.ids, secrets_of(steps))
         _confirm([step for step in steps if step.is_deletion], yes=yes)
         done: list[Step] = []
         try:
@@ -111,6 +114,13 @@ def apply_command(
         return
     _show(steps, output)
     _show_secrets(applier)
+
+
+async def _live(operator: Operator, reader: StateReader) -> Declared:
+    """The organisation, and to the operator the gateway's providers."""
+    found = await reader.read()
+    providers = await providers_of(operator, reader.ids)
+    return found if providers is None else {**found, "providers": providers}
 
 
 def _run(cli: CliContext, work: Callable[[Operator], Awaitable[T]], organization: str) -> T:

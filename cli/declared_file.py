@@ -173,6 +173,34 @@ PROJECT_FIELDS: Final[Mapping[str, Kind]] = {
     "service_accounts": Many(item=Fields(of={"name": TEXT, "role": TEXT}, identity=("name",))),
     "keys": KEYS,
 }
+PROVIDERS: Final = Many(
+    item=Fields(
+        of={
+            "name": TEXT,
+            "kind": TEXT,
+            "base_url": TEXT,
+            "models": Texts(),
+            "free": FLAG,
+            "regions": Texts(),
+            "retention_days": WHOLE,
+            "trains": FLAG,
+            "credentials": Many(
+                item=Fields(
+                    of={
+                        "name": TEXT,
+                        "weight": WHOLE,
+                        "organizations": Texts(),
+                        "projects": Texts(),
+                        "secret_env": TEXT,
+                        "secret_file": TEXT,
+                    },
+                    identity=("name",),
+                )
+            ),
+        },
+        identity=("name",),
+    )
+)
 FILE: Final = Fields(
     of={
         "version": Scalar(tag="int", what="the number 1"),
@@ -193,10 +221,11 @@ FILE: Final = Fields(
             )
         ),
         "projects": Many(item=Fields(of=PROJECT_FIELDS, identity=("name",))),
+        "providers": PROVIDERS,
     },
     identity=("version",),
 )
-ELSEWHERE: Final = ("providers", "routes")
+ELSEWHERE: Final = ("routes",)
 """What is configured in ``onegate.toml``."""
 
 

@@ -34,6 +34,12 @@ NEW_KEY: Final[Declared] = {
 }
 
 
+NEW_PROVIDER: Final[Declared] = {"base_url": "", "models": [], "free": False, "regions": []}
+NEW_CREDENTIAL: Final[Declared] = {"weight": 1, "organizations": [], "projects": []}
+UPDATABLE: Final = ("models", "free", "regions", "retention_days", "trains")
+"""What is known of a provider and bound to no secret."""
+
+
 class PlanError(ValueError):
     """The file asks for what cannot be done."""
 
@@ -70,7 +76,8 @@ class Step:
         shown += f" {self.name or self.place}" if self.name or what == "project" else ""
         if verb in ("create", "delete"):
             return shown
-        return f"{shown}: {_brief(self.before)} -> {_brief(self.after)}"
+        after = self.after["base_url"] if verb == "move" else self.after
+        return f"{shown}: {_brief(self.before)} -> {_brief(after)}"
 
 
 def _brief(value: Any) -> str:
@@ -93,6 +100,8 @@ def plan(live: Declared, wanted: Declared, *, prune: bool) -> list[Step]:
     known = {project["name"]: project for project in live["projects"]}
     for project in wanted.get("projects", []):
         steps += _project(known.get(project["name"]), project)
+    if "providers" in wanted:
+        steps += _providers(live, wanted["providers"], prune=prune)
     if prune:
         steps += _pruned(live, wanted)
     return steps
@@ -249,6 +258,68 @@ def _project(live: Declared | None, wanted: Declared) -> Iterator[Step]:
     ):
         yield from _named(what, place, live[field], wanted.get(field, []), {"role": "member"})
     yield from _keys(place, live["keys"], wanted.get("keys", []))
+
+
+def _providers(live: Declared, wanted: Sequence[Declared], *, prune: bool) -> Iterator[Step]:
+    """Providers are the gateway's: who is not the operator has none to compare with."""
+    if "providers" not in live:
+        raise PlanError(
+            "the file has `providers`, which are the operator's and of no one organisation: add"
+            " --as-operator after `onegate`, and leave out --org"
+        )
+    known = {row["name"]: row for row in live["providers"]}
+    for row in wanted:
+        before = known.pop(row["name"], None)
+        if before is None:
+            yield _new_provider(row)
+        else:
+            yield from _provider(before, row, prune=prune)
+    if prune:
+        for name, row in known.items():
+            yield Step(does="provider.delete", name=name, before=row)
+
+
+def _new_provider(row: Declared) -> Step:
+    if not row.get("kind") or not row.get("credentials"):
+        raise PlanError(f"provider {row['name']}: a new one needs `kind` and `credentials`")
+    return Step(does="provider.create", name=row["name"], after={**NEW_PROVIDER, **row})
+
+
+def _provider(live: Declared, wanted: Declared, *, prune: bool) -> Iterator[Step]:
+    name = wanted["name"]
+    if wanted.get("kind", live["kind"]) != live["kind"]:
+        raise PlanError(f"provider {name}: it is of kind {live['kind']}, which cannot change")
+    changed = {
+        field: wanted[field]
+        for field in UPDATABLE
+        if field in wanted and wanted[field] != live.get(field)
+    }
+    if changed:
+        old = {field: live.get(field) for field in changed}
+        yield Step(does="provider.update", name=name, before=old, after=changed)
+    rows = wanted["credentials"] if "credentials" in wanted else live["credentials"]
+    said = {row["name"]: row for row in rows}
+    known = {row["name"]: row for row in live["credentials"]}
+    new = [row for row in said.values() if row["name"] not in known]
+    for row in said.values():
+        before = known.get(row["name"], {**NEW_CREDENTIAL, **row})
+        if any(row.get(field, before[field]) != before[field] for field in NEW_CREDENTIAL):
+            raise PlanError(
+                f"provider {name}: the credential {row['name']} cannot change its weight or"
+                " whose it is: make another one, and prune this"
+            )
+    if wanted.get("base_url", live["base_url"]) != live["base_url"]:
+        moved = [said.get(each, row) for each, row in known.items()]
+        after = {"name": name, "base_url": wanted["base_url"], "credentials": moved}
+        yield Step(does="provider.move", name=name, before=live["base_url"], after=after)
+    for row in new:
+        place, after = f"{name}#{row['name']}", {"name": name, "credentials": [row]}
+        yield Step(does="provider_credential.create", name=place, after=after)
+    if prune and "credentials" in wanted:
+        for row in live["credentials"]:
+            if row["name"] not in said:
+                place = f"{name}#{row['name']}"
+                yield Step(does="provider_credential.delete", name=place, before=row)
 
 
 def _keys(place: str, live: Sequence[Declared], wanted: Sequence[Declared]) -> Iterator[Step]:

@@ -5,6 +5,7 @@ from typing import Any, Final
 
 from cli.declared_file import Declared
 from cli.declared_plan import Step
+from cli.declared_providers import ProviderActs
 from cli.declared_state import METER_OF, Desks, Ids
 from cli.limits import NUMBERS
 from cli.operator import Operator
@@ -24,6 +25,7 @@ from onegate.auth.v1 import (
     user_service_pb2,
 )
 from onegate.auth.v1.grant_pb2 import KEY_KIND_PROJECT, RateLimit
+from runtime.secrets import Secret
 
 _MODES: Final = {
     "allow": project_policy_service_pb2.MODEL_PERMISSION_MODE_ALLOW,
@@ -38,12 +40,14 @@ class Applier:
         secrets: of keys that were made, by project and name.
     """
 
-    def __init__(self, operator: Operator, ids: Ids) -> None:
+    def __init__(self, operator: Operator, ids: Ids, secrets: Mapping[str, Secret]) -> None:
+        """``secrets`` are those of providers' credentials, by ``provider#credential``."""
         self._operator = operator
         self._desks = Desks(operator.channel)
         self._ids = ids
         self.secrets: dict[tuple[str, str], str] = {}
         self._acts: Mapping[str, Callable[[Step], Awaitable[None]]] = {
+            **ProviderActs(operator, ids, secrets).acts,
             "user.create": self._create_user,
             "user.role": self._user_role,
             "user.delete": self._delete_user,

@@ -10,7 +10,7 @@ import typer
 import yaml
 from typer.testing import Result
 
-from cli import audit, declared, limits, organizations, policy, projects
+from cli import audit, declared, limits, organizations, policy, projects, providers
 from cli.declared_file import DeclaredError, read
 from cli.keys_change import app as keys_app
 from services.auth.permissions import PERMISSIONS, PROJECT_PERMISSIONS
@@ -242,6 +242,126 @@ def test_what_is_exported_makes_the_same_organisation_elsewhere(
     assert exported(machine, other) == text
 
 
+PROVIDERS = """\
+version: 1
+projects: [{name: search}]
+providers:
+  - name: openai
+    kind: openai
+    regions: [us, eu]
+    retention_days: 30
+    trains: false
+    credentials:
+      - {name: main, secret_env: OPENAI_MAIN}
+      - {name: theirs, weight: 2, projects: [search], secret_file: "%s"}
+  - {name: mine, kind: vllm, base_url: "http://10.0.0.7:8000/v1", free: true, models: [llama],
+     credentials: [{name: main, secret_env: OPENAI_MAIN}]}
+"""
+
+
+def test_providers_are_applied_without_their_secrets_in_the_file(
+    machine: Machine, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "theirs.key"
+    secret.touch(mode=0o600)
+    secret.write_text("key-of-theirs\n")
+    file.write_text(PROVIDERS % secret)
+    failed = did(machine, declared.apply_app, file)
+    assert (failed.exit_code, "OPENAI_MAIN is not set" in failed.stderr) == (2, True)
+    assert machine.json(providers.app, "list") == []
+    monkeypatch.setenv("OPENAI_MAIN", "key-of-main")
+    applied = did(machine, declared.apply_app, file)
+    assert applied.exit_code == 0, applied.output
+    rows = machine.json(providers.app, "list")
+    assert [(row["provider"], row["credential"], row["weight"]) for row in rows] == [
+        ("mine", "main", 1),
+        ("openai", "main", 1),
+        ("openai", "theirs", 2),
+    ]
+    assert (rows[1]["regions"], rows[1]["retention_days"], rows[1]["trains"]) == (
+        ["eu", "us"],
+        30,
+        False,
+    )
+    assert rows[2]["for"][0].startswith("proj_")
+    # Nothing is to be done, and so no secret is needed.
+    monkeypatch.delenv("OPENAI_MAIN")
+    assert did(machine, declared.apply_app, file).stdout == "Nothing to change.\n"
+    text = machine.run(declared.export_app).stdout
+    assert "key-of" not in text
+    assert "secret" not in text
+    file.write_text(text)
+    assert did(machine, declared.diff_app, file, "--prune").exit_code == 0
+
+
+def test_providers_change_move_and_end_as_the_file_says(
+    machine: Machine, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY", "one")
+    two = "[{name: main, secret_env: KEY}, {name: spare, secret_env: KEY}]"
+    at = "{name: p, kind: vllm, base_url: 'http://10.0.0.7/v1', trains: true, credentials: %s}"
+    other = "{name: q, kind: openai, credentials: [{name: main, secret_env: KEY}]}"
+    file.write_text(f"version: 1\nproviders:\n- {at % two}\n- {other}")
+    assert did(machine, declared.apply_app, file).exit_code == 0
+    one = "[{name: main, secret_env: KEY}]"
+    moved = at.replace("10.0.0.7", "10.0.0.8").replace("true", "false") % one
+    file.write_text(f"version: 1\nproviders:\n- {moved}")
+    failed = did(machine, declared.apply_app, file)
+    assert (failed.exit_code, "p#spare: needs its secret now" in failed.stderr) == (2, True)
+    moved = at.replace("10.0.0.7", "10.0.0.8").replace("true", "false") % two
+    file.write_text(f"version: 1\nproviders:\n- {moved}")
+    shown = did(machine, declared.diff_app, file, "--prune").stdout
+    assert "~ provider p: http://10.0.0.7/v1 -> http://10.0.0.8/v1" in shown
+    assert "~ provider p: {trains=True} -> {trains=False}" in shown
+    assert "- provider q" in shown
+    assert did(machine, declared.apply_app, file, "--prune", "--yes").exit_code == 0
+    file.write_text(f"version: 1\nproviders:\n- {{name: p, credentials: {one}}}")
+    assert (
+        "- provider credential p#spare" in did(machine, declared.diff_app, file, "--prune").stdout
+    )
+    assert did(machine, declared.apply_app, file, "--prune", "--yes").exit_code == 0
+    (row,) = machine.json(providers.app, "list")
+    assert (row["credential"], row["base_url"], row["trains"]) == (
+        "main",
+        "http://10.0.0.8/v1",
+        False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("{name: p, kind: openai}", "a new one needs `kind` and `credentials`"),
+        ("{name: q, kind: groq}", "is of kind openai, which cannot change"),
+        ("{name: q, credentials: [{name: main, weight: 9}]}", "cannot change its weight"),
+        ("{name: q, credentials: [{name: b}]}", "q#b: needs its secret now"),
+        ("{name: q, credentials: [{name: b, secret_env: A, secret_file: B}]}", "name one of"),
+        ("{name: q, credentials: [{name: b, secret_file: /nowhere/key}]}", "/nowhere/key"),
+    ],
+)
+def test_what_cannot_become_of_a_provider_ends_the_command_before_anything_is_done(
+    machine: Machine, file: Path, monkeypatch: pytest.MonkeyPatch, row: str, said: str
+) -> None:
+    monkeypatch.setenv("KEY", "one")
+    there = "{name: q, kind: openai, credentials: [{name: main, secret_env: KEY}]}"
+    file.write_text(f"version: 1\nproviders:\n- {there}")
+    assert did(machine, declared.apply_app, file).exit_code == 0
+    file.write_text(f"version: 1\nusers: [{{email: new@example.com}}]\nproviders:\n- {row}")
+    failed = did(machine, declared.apply_app, file)
+    assert (failed.exit_code, said in " ".join(failed.stderr.split())) == (2, True), failed.stderr
+    assert "new@example.com" not in machine.run(declared.export_app).stdout
+
+
+def test_providers_are_the_operator_s_and_of_no_one_organisation(
+    machine: Machine, file: Path
+) -> None:
+    file.write_text("version: 1\nproviders: []")
+    made = machine.json(organizations.app, "create", "client")["id"]
+    failed = did(machine, declared.apply_app, file, "--org", made)
+    assert (failed.exit_code, "the operator's" in failed.stderr) == (2, True)
+    assert "providers" not in exported(machine, made)
+
+
 @pytest.mark.parametrize(
     ("text", "line", "said"),
     [
@@ -250,7 +370,7 @@ def test_what_is_exported_makes_the_same_organisation_elsewhere(
         ("users: []", 1, "`version` is missing"),
         ("version: 1\nmodles: []", 2, "there is no field `modles`"),
         ("version: 1\nproject: []", 2, "did you mean `projects`?"),
-        ("version: 1\nproviders: []", 2, "onegate.toml"),
+        ("version: 1\nroutes: []", 2, "onegate.toml"),
         ("version: 1\nprojects: {}", 2, "must be a list"),
         ("version: 1\nprojects:\n  - name: 7", 3, "must be a text: write it in quotes"),
         ("version: 1\nprojects:\n  - {}", 3, "`name` is missing"),

@@ -18,7 +18,7 @@ from onegate.auth.v1 import (
     project_service_pb2_grpc,
 )
 from runtime.clock import SystemClock
-from runtime.config import OidcSettings, RpcSettings, Settings
+from runtime.config import OidcSettings, RpcSettings, SealingSettings, Settings
 from runtime.grants import GrantClient
 from runtime.rpc import OPERATOR_KEY, RpcServer, channel, unary
 from runtime.secrets import Secret
@@ -185,6 +185,7 @@ def settings_of(directory: Path) -> Settings:
     return Settings(
         auth=auth_settings(directory, f"unix:{directory}/auth.sock"),
         rpc=RpcSettings(operator_token_file=str(token_file)),
+        sealing=SealingSettings(key_file=str(directory / "provider.kek")),
     )
 
 
