@@ -23,7 +23,7 @@ GROUPS: Final = {
     "policy": "cli.policy",
     "audit": "cli.audit",
     "providers": "cli.providers",
-    "models": "cli.models",
+    "models": "cli.catalogue",
     "usage": "cli.usage",
     "prices": "cli.prices",
     "budgets": "cli.budgets",

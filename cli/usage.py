@@ -23,6 +23,7 @@ from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
     alert_service_pb2_grpc,
     budget_service_pb2_grpc,
+    catalogue_service_pb2_grpc,
     invoice_service_pb2_grpc,
     ledger_service_pb2_grpc,
     price_service_pb2,
@@ -82,6 +83,7 @@ class Usage:
     alerts: alert_service_pb2_grpc.AlertServiceStub
     invoices: invoice_service_pb2_grpc.InvoiceServiceStub
     bills: reconcile_service_pb2_grpc.ReconcileServiceStub
+    catalogue: catalogue_service_pb2_grpc.CatalogueServiceStub
     operator_token: Secret
 
     async def call(self, method: Any, request: Any) -> Any:
@@ -169,6 +171,7 @@ async def _with_usage(settings: Settings, work: Callable[[Usage], Awaitable[T]])
             alerts=alert_service_pb2_grpc.AlertServiceStub(line),
             invoices=invoice_service_pb2_grpc.InvoiceServiceStub(line),
             bills=reconcile_service_pb2_grpc.ReconcileServiceStub(line),
+            catalogue=catalogue_service_pb2_grpc.CatalogueServiceStub(line),
             operator_token=token,
         )
         return await work(usage)

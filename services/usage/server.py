@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from datetime import datetime
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -14,6 +15,7 @@ from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
     alert_service_pb2_grpc,
     budget_service_pb2_grpc,
+    catalogue_service_pb2_grpc,
     cooldown_service_pb2_grpc,
     hold_service_pb2_grpc,
     idempotency_service_pb2_grpc,
@@ -61,6 +63,8 @@ from services.usage.ledger.ledger_keeper import LedgerKeeper
 from services.usage.ledger.ledger_store import LedgerStore, shared_clock
 from services.usage.prices import seed
 from services.usage.prices.board import Board
+from services.usage.prices.catalogue_service import Catalogues, CatalogueService
+from services.usage.prices.catalogue_store import SqlCatalogueStore
 from services.usage.prices.facts import shipped_facts
 from services.usage.prices.price_service import OperatorPrices, PriceService
 from services.usage.prices.price_store import SqlPriceStore
@@ -271,6 +275,37 @@ class _Sums:
         ]
 
 
+class _Priced:
+    """What models cost: the catalogue, and what operators set."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self.board = Board(seed.catalogue(), shipped_facts(), clock)
+        self._stores = (SqlPriceStore(database), SqlCatalogueStore(database))
+        self.prices = OperatorPrices(self._stores[0], self.board, clock)
+        self.catalogues = Catalogues(self._stores[1], self.board, clock)
+
+    async def migrate(self, *, now: datetime) -> None:
+        """Brings the schemas up to date. Raises STORE_UNAVAILABLE."""
+        for store in self._stores:
+            await store.migrate(now=now)
+
+    async def refresh(self) -> None:
+        """Takes in what is kept. Raises STORE_UNAVAILABLE."""
+        await self.prices.refresh()
+        await self.catalogues.refresh()
+
+    def serve(self, server: RpcServer, operator_token: Secret) -> None:
+        """Adds the services."""
+        server.add(
+            price_service_pb2_grpc.add_PriceServiceServicer_to_server,
+            PriceService(self.board, self.prices, operator_token),
+        )
+        server.add(
+            catalogue_service_pb2_grpc.add_CatalogueServiceServicer_to_server,
+            CatalogueService(self.catalogues, operator_token),
+        )
+
+
 async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], None]) -> None:
     """Serves until ``stop`` is set."""
     clock = SystemClock()
@@ -285,23 +320,21 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         outbox = AlertStore(database, shared_clock(clock))
         store = SqlStore(database, books.charger, failpoints)
         sums = _Sums(database, settings, clock)
-        price_store = SqlPriceStore(database)
         cleanup.push_async_callback(store.close)
-        board = Board(seed.catalogue(), shipped_facts(), clock)
-        prices = OperatorPrices(price_store, board, clock)
+        priced = _Priced(database, clock)
 
         async def prepare() -> bool:
             await store.migrate(now=clock.now())
-            await price_store.migrate(now=clock.now())
+            await priced.migrate(now=clock.now())
             await books.start(clock)
             await outbox.migrate(now=clock.now())
-            await prices.refresh()
+            await priced.refresh()
             await sums.start()
             return True
 
         if not await when_available(prepare, clock, stop):
             return
-        await board.extend()
+        await priced.board.extend()
         intake = Intake(store, clock, failpoints)
         cleanup.push_async_callback(intake.close)
         if settings.telemetry.metrics_address:
@@ -310,10 +343,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         server = RpcServer(settings.rpc, "usage")
         service = UsageService((store, sums.reports), intake, operator_token, metrics)
         server.add(usage_service_pb2_grpc.add_UsageServiceServicer_to_server, service)
-        server.add(
-            price_service_pb2_grpc.add_PriceServiceServicer_to_server,
-            PriceService(board, prices, operator_token),
-        )
+        priced.serve(server, operator_token)
         sums.serve(server, operator_token)
         books.serve(server, operator_token)
         chance = (clock, SystemEntropy())
@@ -326,14 +356,15 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         cleanup.push_async_callback(server.stop, STOP_GRACE_S)
         async with asyncio.TaskGroup() as tasks:
             running = [
-                tasks.create_task(board.run()),
-                tasks.create_task(prices.run()),
+                tasks.create_task(priced.board.run()),
+                tasks.create_task(priced.prices.run()),
+                tasks.create_task(priced.catalogues.run()),
                 tasks.create_task(books.keeper.run()),
                 tasks.create_task(AlertSender(outbox, ways, *chance).run()),
                 tasks.create_task(books.answers.run()),
                 tasks.create_task(books.cooldowns.run()),
                 *(tasks.create_task(one) for one in sums.keepers()),
-                tasks.create_task(follow_store(server, prices.age_s, clock)),
+                tasks.create_task(follow_store(server, priced.prices.age_s, clock)),
             ]
             ready()
             await stop.wait()

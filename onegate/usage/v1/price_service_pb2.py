@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from onegate.usage.v1 import price_pb2 as onegate_dot_usage_dot_v1_dot_price__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$onegate/usage/v1/price_service.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1conegate/usage/v1/price.proto\"I\n\x11ListPricesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x12ListPricesResponse\x12,\n\x06prices\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.PriceSheet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x12WatchPricesRequest\x12\x0f\n\x07watcher\x18\x01 \x01(\t\"\x94\x01\n\x13WatchPricesResponse\x12,\n\x06prices\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.PriceSheet\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12+\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32\x1c.onegate.usage.v1.ModelFacts\x12\x10\n\x08replaced\x18\x04 \x03(\t\"\xb7\x02\n\nModelFacts\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1a\n\x12\x63ontext_tokens_max\x18\x03 \x01(\x03\x12\x12\n\ndeprecated\x18\x04 \x01(\x08\x12\x19\n\x11output_tokens_max\x18\x05 \x01(\x03\x12\x18\n\x10input_modalities\x18\x06 \x03(\t\x12\x19\n\x11output_modalities\x18\x07 \x03(\t\x12\x1c\n\x14supported_parameters\x18\x08 \x03(\t\x12\x11\n\tknowledge\x18\t \x01(\t\x12\x13\n\x0bshutdown_on\x18\n \x01(\t\x12\x35\n\rdata_handling\x18\x0b \x01(\x0b\x32\x1e.onegate.usage.v1.DataHandling\x12\x0f\n\x07sources\x18\x0c \x03(\t\"r\n\x0c\x44\x61taHandling\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x1b\n\x0eretention_days\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\x08training\x18\x03 \x01(\x08H\x01\x88\x01\x01\x42\x11\n\x0f_retention_daysB\x0b\n\t_training\" \n\x0fGetPriceRequest\x12\r\n\x05model\x18\x01 \x01(\t\"m\n\x10GetPriceResponse\x12,\n\x06prices\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.PriceSheet\x12+\n\x05\x66\x61\x63ts\x18\x02 \x01(\x0b\x32\x1c.onegate.usage.v1.ModelFacts\"S\n\x10SetPricesRequest\x12,\n\x06prices\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.PriceSheet\x12\x11\n\twithdrawn\x18\x02 \x03(\t\"A\n\x11SetPricesResponse\x12,\n\x06prices\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.PriceSheet\"O\n\x17ListPriceChangesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x18ListPriceChangesResponse\x12.\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1d.onegate.usage.v1.PriceChange\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xaa\x01\n\x0bPriceChange\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x05price\x18\x02 \x01(\x0b\x32\x1c.onegate.usage.v1.PriceSheet\x12.\n\nvalid_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xd9\x03\n\x0cPriceService\x12W\n\nListPrices\x12#.onegate.usage.v1.ListPricesRequest\x1a$.onegate.usage.v1.ListPricesResponse\x12\\\n\x0bWatchPrices\x12$.onegate.usage.v1.WatchPricesRequest\x1a%.onegate.usage.v1.WatchPricesResponse0\x01\x12Q\n\x08GetPrice\x12!.onegate.usage.v1.GetPriceRequest\x1a\".onegate.usage.v1.GetPriceResponse\x12T\n\tSetPrices\x12\".onegate.usage.v1.SetPricesRequest\x1a#.onegate.usage.v1.SetPricesResponse\x12i\n\x10ListPriceChanges\x12).onegate.usage.v1.ListPriceChangesRequest\x1a*.onegate.usage.v1.ListPriceChangesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$onegate/usage/v1/price_service.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1conegate/usage/v1/price.proto\"I\n\x11ListPricesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"[\n\x12ListPricesResponse\x12,\n\x06prices\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.PriceSheet\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"%\n\x12WatchPricesRequest\x12\x0f\n\x07watcher\x18\x01 \x01(\t\"\xa5\x01\n\x13WatchPricesResponse\x12,\n\x06prices\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.PriceSheet\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12+\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32\x1c.onegate.usage.v1.ModelFacts\x12\x10\n\x08replaced\x18\x04 \x03(\t\x12\x0f\n\x07restart\x18\x05 \x01(\x08\"\xb7\x02\n\nModelFacts\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x1a\n\x12\x63ontext_tokens_max\x18\x03 \x01(\x03\x12\x12\n\ndeprecated\x18\x04 \x01(\x08\x12\x19\n\x11output_tokens_max\x18\x05 \x01(\x03\x12\x18\n\x10input_modalities\x18\x06 \x03(\t\x12\x19\n\x11output_modalities\x18\x07 \x03(\t\x12\x1c\n\x14supported_parameters\x18\x08 \x03(\t\x12\x11\n\tknowledge\x18\t \x01(\t\x12\x13\n\x0bshutdown_on\x18\n \x01(\t\x12\x35\n\rdata_handling\x18\x0b \x01(\x0b\x32\x1e.onegate.usage.v1.DataHandling\x12\x0f\n\x07sources\x18\x0c \x03(\t\"r\n\x0c\x44\x61taHandling\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x1b\n\x0eretention_days\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\x08training\x18\x03 \x01(\x08H\x01\x88\x01\x01\x42\x11\n\x0f_retention_daysB\x0b\n\t_training\" \n\x0fGetPriceRequest\x12\r\n\x05model\x18\x01 \x01(\t\"m\n\x10GetPriceResponse\x12,\n\x06prices\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.PriceSheet\x12+\n\x05\x66\x61\x63ts\x18\x02 \x01(\x0b\x32\x1c.onegate.usage.v1.ModelFacts\"S\n\x10SetPricesRequest\x12,\n\x06prices\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.PriceSheet\x12\x11\n\twithdrawn\x18\x02 \x03(\t\"A\n\x11SetPricesResponse\x12,\n\x06prices\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.PriceSheet\"O\n\x17ListPriceChangesRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"c\n\x18ListPriceChangesResponse\x12.\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1d.onegate.usage.v1.PriceChange\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xaa\x01\n\x0bPriceChange\x12\r\n\x05model\x18\x01 \x01(\t\x12+\n\x05price\x18\x02 \x01(\x0b\x32\x1c.onegate.usage.v1.PriceSheet\x12.\n\nvalid_from\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0brecorded_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xd9\x03\n\x0cPriceService\x12W\n\nListPrices\x12#.onegate.usage.v1.ListPricesRequest\x1a$.onegate.usage.v1.ListPricesResponse\x12\\\n\x0bWatchPrices\x12$.onegate.usage.v1.WatchPricesRequest\x1a%.onegate.usage.v1.WatchPricesResponse0\x01\x12Q\n\x08GetPrice\x12!.onegate.usage.v1.GetPriceRequest\x1a\".onegate.usage.v1.GetPriceResponse\x12T\n\tSetPrices\x12\".onegate.usage.v1.SetPricesRequest\x1a#.onegate.usage.v1.SetPricesResponse\x12i\n\x10ListPriceChanges\x12).onegate.usage.v1.ListPriceChangesRequest\x1a*.onegate.usage.v1.ListPriceChangesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,25 +40,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHPRICESREQUEST']._serialized_start=289
   _globals['_WATCHPRICESREQUEST']._serialized_end=326
   _globals['_WATCHPRICESRESPONSE']._serialized_start=329
-  _globals['_WATCHPRICESRESPONSE']._serialized_end=477
-  _globals['_MODELFACTS']._serialized_start=480
-  _globals['_MODELFACTS']._serialized_end=791
-  _globals['_DATAHANDLING']._serialized_start=793
-  _globals['_DATAHANDLING']._serialized_end=907
-  _globals['_GETPRICEREQUEST']._serialized_start=909
-  _globals['_GETPRICEREQUEST']._serialized_end=941
-  _globals['_GETPRICERESPONSE']._serialized_start=943
-  _globals['_GETPRICERESPONSE']._serialized_end=1052
-  _globals['_SETPRICESREQUEST']._serialized_start=1054
-  _globals['_SETPRICESREQUEST']._serialized_end=1137
-  _globals['_SETPRICESRESPONSE']._serialized_start=1139
-  _globals['_SETPRICESRESPONSE']._serialized_end=1204
-  _globals['_LISTPRICECHANGESREQUEST']._serialized_start=1206
-  _globals['_LISTPRICECHANGESREQUEST']._serialized_end=1285
-  _globals['_LISTPRICECHANGESRESPONSE']._serialized_start=1287
-  _globals['_LISTPRICECHANGESRESPONSE']._serialized_end=1386
-  _globals['_PRICECHANGE']._serialized_start=1389
-  _globals['_PRICECHANGE']._serialized_end=1559
-  _globals['_PRICESERVICE']._serialized_start=1562
-  _globals['_PRICESERVICE']._serialized_end=2035
+  _globals['_WATCHPRICESRESPONSE']._serialized_end=494
+  _globals['_MODELFACTS']._serialized_start=497
+  _globals['_MODELFACTS']._serialized_end=808
+  _globals['_DATAHANDLING']._serialized_start=810
+  _globals['_DATAHANDLING']._serialized_end=924
+  _globals['_GETPRICEREQUEST']._serialized_start=926
+  _globals['_GETPRICEREQUEST']._serialized_end=958
+  _globals['_GETPRICERESPONSE']._serialized_start=960
+  _globals['_GETPRICERESPONSE']._serialized_end=1069
+  _globals['_SETPRICESREQUEST']._serialized_start=1071
+  _globals['_SETPRICESREQUEST']._serialized_end=1154
+  _globals['_SETPRICESRESPONSE']._serialized_start=1156
+  _globals['_SETPRICESRESPONSE']._serialized_end=1221
+  _globals['_LISTPRICECHANGESREQUEST']._serialized_start=1223
+  _globals['_LISTPRICECHANGESREQUEST']._serialized_end=1302
+  _globals['_LISTPRICECHANGESRESPONSE']._serialized_start=1304
+  _globals['_LISTPRICECHANGESRESPONSE']._serialized_end=1403
+  _globals['_PRICECHANGE']._serialized_start=1406
+  _globals['_PRICECHANGE']._serialized_end=1576
+  _globals['_PRICESERVICE']._serialized_start=1579
+  _globals['_PRICESERVICE']._serialized_end=2052
 # @@protoc_insertion_point(module_scope)

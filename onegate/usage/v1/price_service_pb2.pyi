@@ -110,8 +110,11 @@ class WatchPricesResponse(_message.Message):
     COMPLETE_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
     REPLACED_FIELD_NUMBER: _builtins.int
+    RESTART_FIELD_NUMBER: _builtins.int
     complete: _builtins.bool
     """True on the message that completes the first full set."""
+    restart: _builtins.bool
+    """All that was told on this watch so far is void: another full set follows, until `complete`."""
     @_builtins.property
     def prices(self) -> _containers.RepeatedCompositeFieldContainer[_price_pb2.PriceSheet]:
         """Sheets that are in force or will be; a later `valid_from` of the same model takes over at its date."""
@@ -131,10 +134,11 @@ class WatchPricesResponse(_message.Message):
         complete: _builtins.bool = ...,
         facts: _abc.Iterable[Global___ModelFacts] | None = ...,
         replaced: _abc.Iterable[_builtins.str] | None = ...,
+        restart: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "facts", b"facts", "prices", b"prices", "replaced", b"replaced"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "facts", b"facts", "prices", b"prices", "replaced", b"replaced", "restart", b"restart"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -247,7 +247,7 @@ class PriceBook:
 
     async def _take(self, news: price_service_pb2.WatchPricesResponse, first: bool) -> None:
         """Takes in what usage says; a full set replaces the last one when it is complete."""
-        if first:
+        if first or news.restart:
             self._fresh = _Listed()
         self._fresh.put(news)
         for model in news.replaced:

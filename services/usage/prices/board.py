@@ -44,6 +44,8 @@ class Board:
         self._changes: dict[str, list[Change]] = {}
         self._revisions: dict[str, int] = {}
         self._revision = 0
+        self._edition = 0
+        self._making = asyncio.Lock()
         self._changed = asyncio.Event()
         self._coming: dict[str, datetime] = {}
 
@@ -55,6 +57,21 @@ class Board:
 
     async def extend(self) -> None:
         """Makes the sheets from now until :data:`AHEAD` from now."""
+        async with self._making:
+            await self._make()
+
+    async def swap(self, catalogue: Catalogue, facts: FactBook) -> None:
+        """Another version of the catalogue is in force; all watchers are told at once."""
+        async with self._making:
+            self._catalogue, self._facts = catalogue, facts
+            self._models = sorted({*catalogue.models, *self._changes})
+            if not self._sheets:
+                return  # Nobody was told anything yet.
+            await self._make()
+            self._edition += 1
+            self._tell()
+
+    async def _make(self) -> None:
         now = self._clock.now()
         until, before = now + AHEAD, self._revision
         sheets: dict[str, list[price_pb2.PriceSheet]] = {}
@@ -92,6 +109,10 @@ class Board:
             self._coming.pop(model, None)
             self._revisions[model] = self._revision
             self._sheets[model] = self._schedule(model, now, max(self._until, now + AHEAD))
+        self._tell()
+
+    def _tell(self) -> None:
+        """Wakes all watchers."""
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -107,7 +128,7 @@ class Board:
     def in_force(self, model: str) -> price_pb2.PriceSheet | None:
         """The sheet of a listed model that applies now; ``None`` when none does."""
         now = self._clock.now()
-        sheets = self._sheets[model]
+        sheets = self._sheets.get(model, [])
         started = [s for s in sheets if s is sheets[0] or s.valid_from.ToDatetime(UTC) <= now]
         return started[-1] if started else None
 
@@ -124,13 +145,19 @@ class Board:
         """All sheets and facts, then what is added to them or replaced, and heartbeats in
         between.
         """
-        told, revision = self._until, self._revision
-        for response in self._everything():
-            yield response
-        yield WatchPricesResponse(complete=True)
+        edition, told, revision = -1, self._until, self._revision
         while True:
-            if self._revision == revision and self._until <= told:
+            if edition != self._edition:
+                if edition >= 0:
+                    yield WatchPricesResponse(restart=True)
+                edition, told, revision = self._edition, self._until, self._revision
+                for response in self._everything():
+                    yield response
+                yield WatchPricesResponse(complete=True)
+            if (self._edition, self._revision) == (edition, revision) and self._until <= told:
                 await self._pause()
+            if edition != self._edition:
+                continue
             news = [*self._replaced(revision), *self._added(told)]
             told, revision = self._until, self._revision
             for response in news or [WatchPricesResponse()]:
@@ -156,11 +183,12 @@ class Board:
         return sheets
 
     def _everything(self) -> Iterator[WatchPricesResponse]:
+        models = self.models
         sheets = [sheet for model in self._sheets.values() for sheet in model]
         for some in _batches(sheets, _MESSAGE_SHEETS):
             yield WatchPricesResponse(prices=some)
-        for models in _batches(self.models, _MESSAGE_SHEETS):
-            yield WatchPricesResponse(facts=filter(None, map(self.facts, models)))
+        for names in _batches(models, _MESSAGE_SHEETS):
+            yield WatchPricesResponse(facts=filter(None, map(self.facts, names)))
 
     def _replaced(self, revision: int) -> Iterator[WatchPricesResponse]:
         """What operators set since ``revision``."""

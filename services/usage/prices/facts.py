@@ -7,7 +7,7 @@ its source. A name that neither knows has no facts: a wrong limit is worse than 
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any, Final
 
@@ -46,6 +46,8 @@ class FactBook:
         self._shipped = {name.lower(): row for name, row in shipped["models"].items()}
         self._corrected = {name.lower(): row for name, row in corrections["models"].items()}
         self._vendors: Mapping[str, Mapping[str, Any]] = corrections["vendors"]
+        self.models: Sequence[str] = sorted({*shipped["models"], *corrections["models"]})
+        """The models with facts of their own, in order."""
 
     def find(self, model: str) -> ModelFacts | None:
         """What is known of a model; a dated edition has the facts of its model where it has none
@@ -78,7 +80,17 @@ class FactBook:
 
 def shipped_facts() -> FactBook:
     """The facts that come with the package."""
-    return FactBook(_read(FACTS_FILE), _read(CORRECTIONS_FILE))
+    return FactBook(read_facts(), shipped_corrections())
+
+
+def read_facts() -> Any:
+    """``model_facts.json`` as it comes with the package."""
+    return _read(FACTS_FILE)
+
+
+def shipped_corrections() -> Any:
+    """``model_corrections.json`` as it comes with the package."""
+    return _read(CORRECTIONS_FILE)
 
 
 def merged(price_facts: ModelFacts | None, known: ModelFacts | None) -> ModelFacts | None:
@@ -115,7 +127,8 @@ def _facts(row: Mapping[str, Any]) -> ModelFacts:
             for parameter in _PARAMETERS[capability]
         ],
         knowledge=row.get("knowledge", ""),
-        deprecated=row.get("deprecated", False),
+        deprecated=row.get("deprecated", False) or "shutdown_on" in row,
+        shutdown_on=row.get("shutdown_on", ""),
     )
 
 
@@ -129,9 +142,6 @@ def _correct(facts: ModelFacts, row: Mapping[str, Any]) -> None:
     for field, _ in fields.ListFields():
         facts.ClearField(field.name)  # type: ignore[arg-type]
     facts.MergeFrom(fields)
-    if "shutdown_on" in row:
-        facts.shutdown_on = row["shutdown_on"]
-        facts.deprecated = True
     if {"region", "retention_days", "training"} & row.keys():
         facts.data_handling.MergeFrom(
             DataHandling(

@@ -27,7 +27,7 @@ SOURCE_CHARS_MAX: Final = 500
 TIER_CHARS_MAX: Final = 64
 ABOVE_MAX: Final = 10**9
 
-_NAME: Final = re.compile(r"[A-Za-z0-9._~:/@+-]{1,200}")
+NAME: Final = re.compile(r"[A-Za-z0-9._~:/@+-]{1,200}")
 _YEAR_MIN: Final = 2020
 _YEAR_MAX: Final = 2100
 
@@ -120,7 +120,7 @@ def check_model(model: str) -> None:
     kind, _, name = model.partition("/")
     if kind not in KINDS:
         raise _invalid(model, f"must start with a kind of provider: {', '.join(KINDS)}")
-    if _NAME.fullmatch(name) is None:
+    if NAME.fullmatch(name) is None:
         raise _invalid(model, "is no `kind/name`, the name as the provider has it")
 
 

@@ -176,7 +176,8 @@ class Catalogue:
     """All prices. Models are ``kind/name``: the kind of provider, the provider's own name."""
 
     def __init__(self, vendors: Mapping[str, Vendor]) -> None:
-        self._vendors = vendors
+        self.vendors = vendors
+        """The models by the kind of their provider."""
         self.models: Sequence[str] = sorted(
             f"{kind}/{name}" for kind, vendor in vendors.items() for name in vendor.listed
         )
@@ -203,7 +204,7 @@ class Catalogue:
 
     def _find(self, model: str) -> PricedModel | None:
         kind, _, name = model.partition("/")
-        vendor = self._vendors.get(kind)
+        vendor = self.vendors.get(kind)
         if vendor is None or not name:
             return None
         # Matching a name against a vendor's patterns takes a thousand times longer than this.

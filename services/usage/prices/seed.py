@@ -8,7 +8,7 @@ A price that cannot be counted in full is no price: a model whose price has a ke
 (audio by the hour, pages, video) is left out, so that it is refused instead of billed in part.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, time
 from decimal import ROUND_CEILING, Decimal
@@ -21,7 +21,11 @@ from onegate.usage.v1 import price_pb2, price_service_pb2
 from runtime.money import NANO_PER_USD
 from services.usage.prices.pricing import Catalogue, Line, PricedModel, Tariff, Vendor
 
-_SOURCE: Final = f"genai-prices-{version('genai-prices')}"
+SOURCE: Final = f"genai-prices-{version('genai-prices')}"
+"""The installed package and its release."""
+
+PROVIDERS: Final[Sequence[types.Provider]] = data.providers
+"""What the installed package says."""
 
 _METERS: Final[Mapping[str, tuple[int, int]]] = {
     "input_mtok": (price_pb2.METER_INPUT_TOKENS, 1),
@@ -121,19 +125,37 @@ so. Elsewhere a price without a figure is unknown.
 """
 
 
-def catalogue() -> Catalogue:
-    """All prices of the installed ``genai-prices``."""
-    providers = {provider.id: provider for provider in data.providers}
-    vendors = {kind: _vendor(providers[entry.provider], entry) for kind, entry in _KINDS.items()}
-    vendors["huggingface"] = _huggingface(providers.values())
+def catalogue(providers: Sequence[types.Provider] = PROVIDERS, source: str = SOURCE) -> Catalogue:
+    """All prices of some release of ``genai-prices``, by default of the installed one.
+
+    Args:
+        providers: what it says.
+        source: the release (``genai-prices-0.2.3``).
+    """
+    by_id = {provider.id: provider for provider in providers}
+    book = _Book(providers=list(providers), source=source)
+    vendors = {
+        kind: _vendor(by_id[entry.provider], entry, book)
+        for kind, entry in _KINDS.items()
+        if entry.provider in by_id
+    }
+    vendors["huggingface"] = _huggingface(book)
     return Catalogue(vendors)
 
 
-def _vendor(provider: types.Provider, kind: _Kind) -> Vendor:
-    others = data.providers if kind.fallback else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Book:
+    """All that one release says, and its name."""
+
+    providers: list[types.Provider]
+    source: str
+
+
+def _vendor(provider: types.Provider, kind: _Kind, book: _Book) -> Vendor:
+    others = book.providers if kind.fallback else None
     lent = provider.fallback_model_providers if kind.fallback else None
-    lenders = [p for p in data.providers if p.id in (lent or ())]
-    priced = {id(m): _priced(p.id, m) for p in (provider, *lenders) for m in p.models}
+    lenders = [p for p in book.providers if p.id in (lent or ())]
+    priced = {id(m): _priced(p.id, m, book.source) for p in (provider, *lenders) for m in p.models}
 
     def find(name: str) -> PricedModel | None:
         if not name.lower().startswith(kind.names):
@@ -144,11 +166,11 @@ def _vendor(provider: types.Provider, kind: _Kind) -> Vendor:
     return Vendor(find=find, listed=dict(_listed(provider, find)) if kind.listed else {})
 
 
-def _huggingface(providers: Iterable[types.Provider]) -> Vendor:
+def _huggingface(book: _Book) -> Vendor:
     """Names end in whom Hugging Face shall route to. Without that it chooses, and so the price."""
     routes = {
-        provider.id.removeprefix(_HUGGINGFACE): _vendor(provider, _Kind(provider=provider.id))
-        for provider in providers
+        provider.id.removeprefix(_HUGGINGFACE): _vendor(provider, _Kind(provider=provider.id), book)
+        for provider in book.providers
         if provider.id.startswith(_HUGGINGFACE)
     }
 
@@ -188,7 +210,7 @@ def _equals(clause: object) -> Iterator[str]:
             return
 
 
-def _priced(provider_id: str, model: types.ModelInfo) -> PricedModel | None:
+def _priced(provider_id: str, model: types.ModelInfo, source: str) -> PricedModel | None:
     """The model with all its prices, or ``None`` when it has none that can be counted."""
     prices = model.prices
     if isinstance(prices, types.ModelPrice):
@@ -200,7 +222,7 @@ def _priced(provider_id: str, model: types.ModelInfo) -> PricedModel | None:
         for key in _TIER_KEYS
         if [*variant.when] == [key]
     ]
-    origin = _SOURCE
+    origin = source
     if not any(_figures(price.prices) for price in prices):
         is_free, origin = _FREE.get(provider_id, (lambda _: False, ""))
         tariffs = [_NOTHING] if is_free(model.id) else []
@@ -210,7 +232,7 @@ def _priced(provider_id: str, model: types.ModelInfo) -> PricedModel | None:
         return None
     return PricedModel(
         id=f"{provider_id}/{model.id}",
-        source=_SOURCE,
+        source=source,
         origin=origin,
         tariffs=tuple(sold),
         tiers=tuple(tariff for tariff in known_tiers if tariff.lines),
@@ -274,7 +296,7 @@ def _tariff(
 def _utc(hour: time) -> time:
     """The source writes hours in UTC; another zone would need a date to be exact."""
     if hour.utcoffset():
-        raise ValueError(f"{_SOURCE} has a price by the hour in another zone than UTC: {hour}")
+        raise ValueError(f"{SOURCE} has a price by the hour in another zone than UTC: {hour}")
     return hour.replace(tzinfo=UTC)
 
 
