@@ -17,10 +17,16 @@ from cli.supervisor import Child, Program, StartError, supervise
 from runtime.clock import SystemClock
 from runtime.resident import give_back
 
-MEMORY: Final = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""How the C library is to be sparing with memory, in every process that is kept; who sets the
-same variables otherwise has their way
-(https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html).
+TUNING: Final = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+    "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",
+}
+"""What every process that is kept is tuned with; who sets the same variables otherwise has their
+way. The C library is to be sparing with memory
+(https://www.gnu.org/software/libc/manual/html_node/Memory-Allocation-Tunables.html). gRPC is to
+poll without a pool of threads of its own, which wake each other for every message: a request makes
+a third fewer system calls. The image has the same (``Dockerfile``).
 """
 
 
@@ -71,7 +77,7 @@ def become(
     sys.stdout.flush()
     sys.stderr.flush()
     command = [sys.executable, "-m", "cli.keeper", str(reading), "up", *arguments]
-    os.execve(sys.executable, command, {**MEMORY, **environment})  # noqa: S606 - ourselves
+    os.execve(sys.executable, command, {**TUNING, **environment})  # noqa: S606 - ourselves
 
 
 def main(arguments: Sequence[str]) -> None:
