@@ -7,8 +7,10 @@ sent. A commit whose answer is lost is never run again: its outcome is unknown.
 """
 
 import asyncio
+import contextlib
 import enum
 import logging
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +73,7 @@ class LaneRules:
         threads: transactions that run at once, each on a connection of its own.
         timeout_s: how long a caller waits, in seconds.
         fault_of: whose fault an error is.
+        rest_s: how long a connection is used before the pool is asked for one, in seconds.
         abandon: makes a driver's connection fail wherever it waits; ``None`` when work ends by
             itself.
     """
@@ -79,6 +82,7 @@ class LaneRules:
     threads: int
     timeout_s: float
     fault_of: Callable[[exc.DBAPIError], Fault]
+    rest_s: float = math.inf
     abandon: Callable[[Any], None] | None = None
 
 
@@ -117,6 +121,14 @@ class _Ticket:
         return self._left
 
 
+@dataclass(frozen=True, slots=True)
+class _Resting:
+    """A connection that no transaction uses, and until when one may."""
+
+    connection: Connection
+    until_s: float
+
+
 class Lane:
     """An engine, the threads that may use it, and a bound on who waits for them."""
 
@@ -129,6 +141,9 @@ class Lane:
         self._closed = False
         self._away = False
         self._executor = ThreadPoolExecutor(rules.threads, thread_name_prefix=f"sql-{rules.name}")
+        # Connections at rest: a transaction that goes well leaves its own for the next, which costs
+        # less than the engine's pool does (measured: 15 µs against 50).
+        self._resting: list[_Resting] = []
 
     async def run(self, work: Work[T], *, timeout_s: float | None = None) -> T:
         """One transaction, off the event loop. ``timeout_s`` replaces the lane's own.
@@ -166,7 +181,7 @@ class Lane:
         except TimeoutError:
             _LOG.warning("The database %s is still busy; leaving it to itself", self._rules.name)
         else:
-            self._engine.dispose()
+            self._dispose()
 
     async def _repeat(self, ticket: _Ticket, work: Work[T]) -> T:
         loop = asyncio.get_running_loop()
@@ -184,14 +199,24 @@ class Lane:
 
     def _transact(self, ticket: _Ticket, work: Work[T]) -> T:
         committing = False
+        opened: _Resting | None = None
         try:
-            with self._engine.begin() as connection:
+            opened = self._connected()
+            connection = opened.connection
+            with connection.begin():
                 ticket.take(connection)
                 if ticket.left:
                     raise self._unavailable("nobody waits for it")
                 answer = work(connection)
                 committing = True
+            ticket.give_back()
+            if not self._closed:
+                self._resting.append(opened)
+                opened = None
         except exc.DBAPIError as error:
+            if error.connection_invalidated:
+                # What broke one has mostly broken all.
+                self._disturb()
             self._judge(error, committing=committing)
             raise
         else:
@@ -199,8 +224,37 @@ class Lane:
             return answer
         finally:
             ticket.give_back()
+            if opened is not None:
+                if self._closed and not opened.connection.invalidated:
+                    # No pool waits for it any more.
+                    opened.connection.detach()
+                # The pool looks whether it is still good.
+                opened.connection.close()
             if self._closed:
-                self._engine.dispose()
+                self._dispose()
+
+    def _connected(self) -> _Resting:
+        """A connection of this thread's own."""
+        now_s = self._clock.monotonic()
+        while self._resting:
+            # Appending and taking are one step each, whichever threads do it.
+            with contextlib.suppress(IndexError):
+                rested = self._resting.pop()
+                if now_s < rested.until_s:
+                    return rested
+                rested.connection.close()
+        return _Resting(self._engine.connect(), now_s + self._rules.rest_s)
+
+    def _disturb(self) -> None:
+        """Gives the connections at rest back to the pool, which looks whether they are good."""
+        while self._resting:
+            with contextlib.suppress(IndexError):
+                self._resting.pop().connection.close()
+
+    def _dispose(self) -> None:
+        """Closes what no transaction uses; whoever still works closes its own."""
+        self._disturb()
+        self._engine.dispose()
 
     def _judge(self, error: exc.DBAPIError, *, committing: bool) -> None:
         """Raises what the caller hears instead of ``error``; returns when that is for the store."""

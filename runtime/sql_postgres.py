@@ -78,6 +78,7 @@ class PostgresDatabase:
                 threads=threads,
                 timeout_s=timeout_s,
                 fault_of=_fault_of,
+                rest_s=_RECYCLE_S,
                 abandon=_cut,
             )
             engine = _engine(self._parameters, timeout_s, threads, writes=writes)

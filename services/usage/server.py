@@ -60,7 +60,7 @@ from services.usage.ledger.hold_service import HoldService
 from services.usage.ledger.hold_store import HoldStore
 from services.usage.ledger.holder_store import HolderStore
 from services.usage.ledger.ledger_keeper import LedgerKeeper
-from services.usage.ledger.ledger_store import LedgerStore, shared_clock
+from services.usage.ledger.ledger_store import LedgerStore, shared_clock, shared_clock_sql
 from services.usage.prices import seed
 from services.usage.prices.board import Board
 from services.usage.prices.catalogue_service import Catalogues, CatalogueService
@@ -174,7 +174,7 @@ class _Books:
         self, database: Database, metrics: Metrics, clock: Clock, failpoints: Failpoints
     ) -> None:
         self._database = database
-        ledger = LedgerStore(shared_clock(clock))
+        ledger = LedgerStore(shared_clock(clock), shared_clock_sql)
         self.charger = Charger(ledger)
         self._holds = HoldStore(database, ledger, failpoints)
         self._holders = HolderStore(database, ledger, self._holds)

@@ -24,7 +24,6 @@ from sqlalchemy import (
     Boolean,
     Column,
     Connection,
-    Dialect,
     Index,
     Integer,
     LargeBinary,
@@ -253,7 +252,6 @@ class SqlStore:
         self.database = database
         self._failpoints = failpoints
         self._charges = charges
-        self._statement = ""
 
     async def migrate(self, *, now: datetime) -> None:
         """See :class:`Store`."""
@@ -300,10 +298,8 @@ class SqlStore:
         _note_late(connection, records)
         # Before the rows are there: an account that is opened now adds up the rows of the past.
         used = self._charges.charge(connection, records) if self._charges is not None else ()
-        if not self._statement:
-            self._statement = _insert_statement(connection.dialect)
         # In one order everywhere, or two processes with the same records may wait for each other.
-        connection.exec_driver_sql(self._statement, sorted(rows, key=itemgetter(0)))
+        run_all(connection, _INSERT, sorted(rows, key=itemgetter(0)))
         self._failpoints.hit(Failpoint.RECORD_UNCOMMITTED)
         return used
 
@@ -382,22 +378,15 @@ def _marks(connection: Connection) -> tuple[int, int]:
     """From when records are kept, and before when hours are sealed; neither changes until the
     transaction ends.
     """
-    found = dict(run(connection, _MARKS).all())
+    found = dict(run(connection, _MARKS))
     return found["kept"], found["sealed"]
-
-
-def _insert_statement(dialect: Dialect) -> str:
-    """With a place for each column, in their order, as the driver writes places."""
-    names = [column.name for column in RECORDS.columns]
-    place = "?" if dialect.paramstyle == "qmark" else "%s"
-    places = ", ".join(place for _ in names)
-    return f"INSERT INTO {RECORDS.name} ({', '.join(names)}) VALUES ({places})"  # noqa: S608
 
 
 _MARKS: Final = (
     "SELECT name, before_us FROM usage_rollup_marks WHERE name IN ('kept', 'sealed')"
     " ORDER BY name FOR SHARE"
 )
+_INSERT: Final = insertion(RECORDS.name, RECORDS.c.keys())
 _INSERT_LATE: Final = insertion(rollup_schema.LATE.name, rollup_schema.LATE.c.keys())
 
 

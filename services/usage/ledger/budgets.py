@@ -177,6 +177,11 @@ def span_of(period: pb.BudgetPeriod.ValueType, now_us: int) -> Span:
     return Span(start_us=(start - _EPOCH) // _MICROSECOND, end_us=(end - _EPOCH) // _MICROSECOND)
 
 
+def holds_at(span: Span, now_us: int) -> bool:
+    """Whether a moment lies in a period."""
+    return span.start_us <= now_us and (span.end_us is None or now_us < span.end_us)
+
+
 def described(budget: Budget, subject: str) -> str:
     """Whose account it is, for people."""
     return f"{_WORDS.get(budget.scope, 'budget')} {subject[:SUBJECT_CHARS_MAX]}"

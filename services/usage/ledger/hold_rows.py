@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection
 
-from services.usage.driver_sql import insertion, places, run, run_all
+from services.usage.driver_sql import Change, insertion, places, run, run_all
 from services.usage.ledger.holds import Held
 from services.usage.ledger.ledger_schema import HOLDS
 from services.usage.ledger.transactions import LedgerError
@@ -71,6 +71,11 @@ def held_of(row: Any) -> Held:
 
 def insert_holds(connection: Connection, new: Iterable[NewHold], now_us: int) -> None:
     """Keeps new holds."""
+    run_all(connection, *insertion_of(new, now_us))
+
+
+def insertion_of(new: Iterable[NewHold], now_us: int) -> Change:
+    """Keeps new holds, as a change that goes together with others."""
     rows = [
         (
             one.held.id,
@@ -90,7 +95,7 @@ def insert_holds(connection: Connection, new: Iterable[NewHold], now_us: int) ->
         for one in new
     ]
     # In one order everywhere, or two transactions with the same holds may wait for each other.
-    run_all(connection, _INSERT, sorted(rows, key=itemgetter(0)))
+    return _INSERT, sorted(rows, key=itemgetter(0))
 
 
 def rewrite(connection: Connection, changed: Collection[Held]) -> None:

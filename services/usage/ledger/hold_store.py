@@ -15,18 +15,26 @@ from onegate.usage.v1 import hold_service_pb2 as pb
 from runtime.errors import GatewayError
 from runtime.failpoints import OFF, Failpoint, Failpoints
 from runtime.sql import Database, Work
-from services.usage.driver_sql import places, run, run_all
+from services.usage.driver_sql import Asked, places, run, run_all, run_together
 from services.usage.ledger import holds
-from services.usage.ledger.budgets import HARD, Account, Book, account, account_named
+from services.usage.ledger.budgets import (
+    HARD,
+    Account,
+    Book,
+    account,
+    account_named,
+    holds_at,
+)
 from services.usage.ledger.hold_rows import (
     Holder,
     NewHold,
     insert_holds,
+    insertion_of,
     locked,
     rewrite,
 )
 from services.usage.ledger.holds import Held, Room
-from services.usage.ledger.ledger_store import LedgerStore
+from services.usage.ledger.ledger_store import LedgerStore, asked_lines, lines_of, rooms_of
 from services.usage.ledger.transactions import LedgerError, Tally
 
 _LOG = logging.getLogger(__name__)
@@ -48,11 +56,26 @@ class _Batch:
     """What a transaction has decided so far."""
 
     now_us: int
-    rooms: Mapping[str, Room] = field(default_factory=dict)
-    kept: dict[str, Held] = field(default_factory=dict)
+    rooms: Mapping[str, Room]
+    kept: dict[str, Held]
     new: dict[str, NewHold] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
     refused: list[tuple[pb.HoldAnswer, tuple[str, ...]]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What a transaction found and locked before it decides."""
+
+    now_us: int
+    fenced: Collection[tuple[str, int]]
+    wants: Mapping[str, Sequence[Account]]
+    kept: dict[str, Held]
+    rooms: Mapping[str, Room]
+
+
+class _UnexpectedError(Exception):
+    """Something is not as it was: nothing was changed, and the transaction looks in turn."""
 
 
 class HoldStore:
@@ -73,7 +96,10 @@ class HoldStore:
 
     async def place(self, requests: Sequence[pb.PlaceHoldsRequest]) -> list[Placed]:
         """Places the holds of many requests in one transaction; what became of each request."""
-        placed, used, lent = await self._write(lambda c: self._place(c, requests))
+        placed, used, lent = await self._write(
+            lambda c: self._place(c, requests, expecting=False),
+            lambda c: self._place(c, requests, expecting=True),
+        )
         self._failpoints.hit(Failpoint.HOLD_PLACED)
         self._ledger.remember(used)
         await self._recall(lent)
@@ -103,14 +129,15 @@ class HoldStore:
             rows = [(True, name) for name in slices]
             await self._database.write(lambda c: run_all(c, _RECALL, rows))
 
-    async def _write(self, work: Work[T]) -> T:
+    async def _write(self, work: Work[T], expecting: Work[T] | None = None) -> T:
         try:
-            try:
-                return await self._database.write(work)
-            except IntegrityError:
-                # Another process placed the same hold meanwhile: now it is known.
-                _LOG.debug("a hold was placed twice at the same time")
-                return await self._database.write(work)
+            for first in (expecting or work, work):
+                try:
+                    return await self._database.write(first)
+                except (IntegrityError, _UnexpectedError):
+                    # Another process placed the same hold meanwhile: now it is known.
+                    _LOG.debug("a hold is known already, or something is not as it was")
+            return await self._database.write(work)
         except LedgerError as error:
             _LOG.critical("nothing was held or released: %s", error)
             raise GatewayError(
@@ -119,37 +146,78 @@ class HoldStore:
             ) from error
 
     def _place(
-        self, connection: Connection, requests: Sequence[pb.PlaceHoldsRequest]
+        self, connection: Connection, requests: Sequence[pb.PlaceHoldsRequest], *, expecting: bool
     ) -> tuple[list[Placed], Collection[str], Collection[str]]:
         """What became of each request, the accounts that exist once this commits, and the slices
         to call back.
         """
-        book = self._ledger.book(connection)
-        now_us = self._ledger.now_us(connection)
-        fenced = fenced_of(connection, {(r.holder, r.epoch) for r in requests})
-        wants = {
-            hold.attempt_id: counted_on(book, hold.payer, now_us)
-            for request in requests
-            if (request.holder, request.epoch) not in fenced
-            for hold in request.holds
-        }
-        needed = {name for name, accounts in wants.items() if accounts}
-        batch = _Batch(now_us=now_us, kept=locked(connection, needed) if needed else {})
-        every = {one.id: one for accounts in wants.values() for one in accounts}
-        batch.rooms = self._ledger.rooms(connection, every.values())
+        look = self._expecting if expecting else self._in_turn
+        seen = look(connection, requests)
+        batch = _Batch(now_us=seen.now_us, kept=seen.kept, rooms=seen.rooms)
         placed: list[Placed] = []
         for request in requests:
             holder = Holder(name=request.holder, epoch=request.epoch)
-            if (holder.name, holder.epoch) in fenced:
+            if (holder.name, holder.epoch) in seen.fenced:
                 placed.append(is_fenced(holder))
                 continue
             placed.append(
-                [_placed(batch, holder, hold, wants[hold.attempt_id]) for hold in request.holds]
+                [
+                    _placed(batch, holder, hold, seen.wants[hold.attempt_id])
+                    for hold in request.holds
+                ]
             )
-        self._ledger.admit(connection, batch.tally)
-        insert_holds(connection, batch.new.values(), now_us)
+        new = insertion_of(batch.new.values(), seen.now_us)
+        self._ledger.admit(connection, batch.tally, new)
         self._failpoints.hit(Failpoint.HOLD_UNCOMMITTED)
-        return placed, every.keys(), lent_to(connection, batch.refused)
+        return placed, seen.rooms.keys(), lent_to(connection, batch.refused)
+
+    def _expecting(self, connection: Connection, requests: Sequence[pb.PlaceHoldsRequest]) -> _Seen:
+        """Locks, on one way to the database, what the budgets as they were seen last say, taking
+        for granted that no hold is known yet: the insertion says so when one is.
+
+        Raises ``_UnexpectedError`` when something is not as it was.
+        """
+        book, before_us = self._ledger.expected()
+        wants = _wanted(book, requests, before_us)
+        every = {one.id: one for accounts in wants.values() for one in accounts}
+        names = sorted(every)
+        holders = {(r.holder, r.epoch) for r in requests}
+        if not (before_us and self._ledger.exist(names)):
+            raise _UnexpectedError
+        asked = [self._ledger.asked_now(connection), _asked_holders(holders)]
+        if names:
+            asked.append(asked_lines(names))
+        now, current, *found = run_together(connection, asked)
+        revision, now_us = self._ledger.heard_now(connection, now)
+        lines = lines_of(found[0]) if found else {}
+        if revision != book.revision or len(lines) != len(names):
+            raise _UnexpectedError
+        if any(not holds_at(one.span, now_us) for one in every.values()):
+            raise _UnexpectedError
+        return _Seen(
+            now_us=now_us,
+            fenced=holders - {(name, epoch) for name, epoch in current},
+            wants=wants,
+            kept={},
+            rooms=rooms_of(every, lines),
+        )
+
+    def _in_turn(self, connection: Connection, requests: Sequence[pb.PlaceHoldsRequest]) -> _Seen:
+        """Looks at the budgets, the holders, the holds and the accounts one after another."""
+        book = self._ledger.book(connection)
+        now_us = self._ledger.now(connection)
+        fenced = fenced_of(connection, {(r.holder, r.epoch) for r in requests})
+        open_ = [r for r in requests if (r.holder, r.epoch) not in fenced]
+        wants = _wanted(book, open_, now_us)
+        kept = locked(connection, {name for name, accounts in wants.items() if accounts})
+        every = {one.id: one for accounts in wants.values() for one in accounts}
+        return _Seen(
+            now_us=now_us,
+            fenced=fenced,
+            wants=wants,
+            kept=kept,
+            rooms=self._ledger.rooms(connection, every.values()),
+        )
 
     def _raise(
         self, connection: Connection, request: pb.RaiseHoldsRequest
@@ -256,12 +324,7 @@ def fenced_of(connection: Connection, holders: Collection[tuple[str, int]]) -> s
     """Which of these holders' epochs are not the current ones; the current ones stay so until the
     transaction ends.
     """
-    names = sorted({name for name, _ in holders})
-    query = (
-        "SELECT holder, epoch FROM ledger_holders"  # noqa: S608
-        f" WHERE holder IN {places(len(names))} ORDER BY holder FOR SHARE"
-    )
-    current = {(name, epoch) for name, epoch in run(connection, query, names)}
+    current = {(name, epoch) for name, epoch in run(connection, *_asked_holders(holders))}
     return set(holders) - current
 
 
@@ -289,6 +352,26 @@ def counted_on(book: Book, payer: pb.Payer, now_us: int) -> list[Account]:
         for budget, subject in book.matching(payer)
         if budget.mode in HARD
     ]
+
+
+def _asked_holders(holders: Collection[tuple[str, int]]) -> Asked:
+    names = sorted({name for name, _ in holders})
+    query = (
+        "SELECT holder, epoch FROM ledger_holders"  # noqa: S608
+        f" WHERE holder IN {places(len(names))} ORDER BY holder FOR SHARE"
+    )
+    return query, names
+
+
+def _wanted(
+    book: Book, requests: Iterable[pb.PlaceHoldsRequest], now_us: int
+) -> dict[str, list[Account]]:
+    """The accounts that each hold must be held on, by its attempt."""
+    return {
+        hold.attempt_id: counted_on(book, hold.payer, now_us)
+        for request in requests
+        for hold in request.holds
+    }
 
 
 def tombstone(attempt_id: str, holder: Holder, now_us: int) -> NewHold:

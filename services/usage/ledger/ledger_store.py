@@ -21,7 +21,14 @@ from onegate.usage.v1 import budget_pb2
 from onegate.usage.v1.budget_pb2 import Budget
 from runtime.clock import Clock
 from runtime.sql import insert_new, unix_micros
-from services.usage.driver_sql import insertion, places, run, run_all
+from services.usage.driver_sql import (
+    Asked,
+    Change,
+    change_together,
+    insertion,
+    places,
+    run,
+)
 from services.usage.ledger import transactions
 from services.usage.ledger.budgets import Account, Book, thresholds
 from services.usage.ledger.doubt_rows import write_doubts
@@ -52,6 +59,9 @@ _ADMIT: Final = (
 )
 """B1: what is set aside fits, said by the database itself."""
 
+_DATABASE_CLOCK: Final = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+_LINES: Final = "SELECT id, limit_nano_usd, posted_nano_usd, held_nano_usd FROM ledger_accounts"
+
 _INSERT_TRANSACTION: Final = insertion(TRANSACTIONS.name, TRANSACTIONS.c.keys())
 _INSERT_ENTRY: Final = insertion(ENTRIES.name, ENTRIES.c.keys())
 
@@ -65,16 +75,30 @@ _FOUND_BY: Final[Mapping[int, Any]] = {
 }
 
 
+ClockSql: TypeAlias = Callable[[Connection], str]
+"""What a statement asks the database to know the time; empty where the process knows it."""
+
+
 def shared_clock(clock: Clock) -> NowUs:
     """The database's clock; for SQLite, which is on this machine, the process's."""
 
     def now_us(connection: Connection) -> int:
-        if connection.dialect.name != "postgresql":
+        asked = shared_clock_sql(connection)
+        if not asked:
             return unix_micros(clock.now())
-        found = connection.execute(text("SELECT extract(epoch FROM clock_timestamp()) * 1000000"))
-        return int(found.scalar_one())
+        return int(connection.execute(text(f"SELECT {asked}")).scalar_one())
 
     return now_us
+
+
+def shared_clock_sql(connection: Connection) -> str:
+    """What :func:`shared_clock` asks."""
+    return _DATABASE_CLOCK if connection.dialect.name == "postgresql" else ""
+
+
+def own_clock_sql(_: Connection) -> str:
+    """Nothing: the process knows the time."""
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,21 +115,49 @@ class LedgerStore:
 
     Args:
         now_us: the clock of periods and leases.
+        clock_sql: what that clock asks the database.
     """
 
-    def __init__(self, now_us: NowUs) -> None:
+    def __init__(self, now_us: NowUs, clock_sql: ClockSql = own_clock_sql) -> None:
         self.now_us = now_us
+        self._clock_sql = clock_sql
+        # The budgets and the time as they were seen last: what the next transaction expects.
         self._book = Book()
+        self._seen_us = 0
         self._known: set[str] = set()
 
     def book(self, connection: Connection) -> Book:
         """The budgets in force, which nobody can change until the transaction ends."""
-        found = run(connection, "SELECT revision FROM budget_revisions FOR SHARE")
-        revision: int = found.scalar_one()
+        ((revision,),) = run(connection, "SELECT revision FROM budget_revisions FOR SHARE")
         book = self._book
         if revision != book.revision:
             self._book = book = loaded(connection, revision)
         return book
+
+    def now(self, connection: Connection) -> int:
+        """What time it is, in microseconds since 1970; the next transaction expects about it."""
+        self._seen_us = now_us = self.now_us(connection)
+        return now_us
+
+    def expected(self) -> tuple[Book, int]:
+        """The budgets and the time, as the last transaction saw them: mostly still right."""
+        return self._book, self._seen_us
+
+    def exist(self, accounts: Collection[str]) -> bool:
+        """Whether all these accounts are known to exist."""
+        return self._known.issuperset(accounts)
+
+    def asked_now(self, connection: Connection) -> Asked:
+        """Asks, and locks, what :meth:`heard_now` hears."""
+        clock = self._clock_sql(connection)
+        more = f", {clock}" if clock else ""
+        return f"SELECT revision{more} FROM budget_revisions FOR SHARE", ()  # noqa: S608
+
+    def heard_now(self, connection: Connection, rows: Sequence[Any]) -> tuple[int, int]:
+        """The revision of the budgets, which stays, and the time, in microseconds since 1970."""
+        ((revision, *clock),) = rows
+        self._seen_us = now_us = clock[0] if clock else self.now_us(connection)
+        return revision, now_us
 
     def open(self, connection: Connection, accounts: Collection[Account]) -> None:
         """Opens the accounts that do not exist yet, with what was spent in the period before their
@@ -136,14 +188,7 @@ class LedgerStore:
         if not accounts:
             return {}
         names = sorted(set(accounts))
-        query = (
-            "SELECT id, limit_nano_usd, posted_nano_usd, held_nano_usd FROM ledger_accounts"  # noqa: S608
-            f" WHERE id IN {places(len(names))} ORDER BY id FOR UPDATE"
-        )
-        found = {
-            name: Line(limit_nano_usd=limit, posted_nano_usd=posted, held_nano_usd=held)
-            for name, limit, posted, held in run(connection, query, names)
-        }
+        found = lines_of(run(connection, *asked_lines(names)))
         if len(found) != len(names):
             self._known.clear()
             raise LedgerError(f"No such account: {sorted(set(names) - found.keys())[:3]}.")
@@ -153,16 +198,7 @@ class LedgerStore:
         """The accounts, opened where need be, locked, and how much room they have."""
         self.open(connection, accounts)
         by_id = {account.id: account for account in accounts}
-        lines = self.lock(connection, by_id)
-        return {
-            name: Room(
-                account=by_id[name],
-                limit_nano_usd=line.limit_nano_usd,
-                posted_nano_usd=line.posted_nano_usd,
-                held_nano_usd=line.held_nano_usd,
-            )
-            for name, line in lines.items()
-        }
+        return rooms_of(by_id, self.lock(connection, by_id))
 
     def remember(self, accounts: Collection[str]) -> None:
         """These accounts exist: a transaction that used them has committed."""
@@ -170,21 +206,26 @@ class LedgerStore:
             self._known.clear()
         self._known.update(accounts)
 
-    def admit(self, connection: Connection, tally: Tally) -> None:
-        """Sets aside what a batch of holds takes, on every account or on none."""
+    def admit(self, connection: Connection, tally: Tally, kept: Change | None = None) -> None:
+        """Sets aside what a batch of holds takes, on every account or on none, and makes a further
+        change on the same way to the database.
+        """
         rows = [(held, name, held) for name, held in sorted(tally.held.items()) if held]
-        _all(connection, _ADMIT, rows)
+        changes: list[Change] = [(_ADMIT, rows)]
+        if kept is not None:
+            changes.append(kept)
+        _check(change_together(connection, changes)[0], rows)
 
     def apply(self, connection: Connection, tally: Tally, now_us: int) -> None:
         """Writes transactions and what they do to the balances. The accounts are locked."""
-        self._write(connection, tally.transactions, now_us)
         write_doubts(connection, tally.doubts, now_us)
         rows = []
         for name in sorted(tally.posted.keys() | tally.held.keys()):
             posted, held = tally.posted.get(name, 0), tally.held.get(name, 0)
             if posted or held:
                 rows.append((posted, held, name, held))
-        _all(connection, _CHANGE, rows)
+        changes = [*_written(tally.transactions, now_us), (_CHANGE, rows)]
+        _check(change_together(connection, changes)[-1], rows)
 
     def note_crossings(
         self,
@@ -217,26 +258,31 @@ class LedgerStore:
             tally.write(transactions.transaction(Kind.OPENING, account.id, [account.id], spent))
             self.apply(connection, tally, self.now_us(connection))
 
-    def _write(
-        self, connection: Connection, made: Sequence[transactions.Transaction], now_us: int
-    ) -> None:
-        if not made:
-            return
-        for one in made:
-            transactions.check(one)
-        run_all(
-            connection,
-            _INSERT_TRANSACTION,
-            [
-                (one.id, int(one.kind), one.reference, one.overrun_nano_usd, now_us)
-                for one in sorted(made, key=lambda one: one.id)
-            ],
+
+def asked_lines(names: Sequence[str]) -> Asked:
+    """Asks for some accounts, sorted, and locks them."""
+    return f"{_LINES} WHERE id IN {places(len(names))} ORDER BY id FOR UPDATE", names
+
+
+def lines_of(rows: Sequence[Any]) -> dict[str, Line]:
+    """The accounts that were found, by id."""
+    return {
+        name: Line(limit_nano_usd=limit, posted_nano_usd=posted, held_nano_usd=held)
+        for name, limit, posted, held in rows
+    }
+
+
+def rooms_of(accounts: Mapping[str, Account], lines: Mapping[str, Line]) -> dict[str, Room]:
+    """How much room locked accounts have."""
+    return {
+        name: Room(
+            account=accounts[name],
+            limit_nano_usd=line.limit_nano_usd,
+            posted_nano_usd=line.posted_nano_usd,
+            held_nano_usd=line.held_nano_usd,
         )
-        run_all(
-            connection,
-            _INSERT_ENTRY,
-            [(one.id, account, amount) for one in made for account, amount in one.entries],
-        )
+        for name, line in lines.items()
+    }
 
 
 def loaded(connection: Connection, revision: int) -> Book:
@@ -246,9 +292,20 @@ def loaded(connection: Connection, revision: int) -> Book:
     return Book([Budget.FromString(budget) for budget in found], revision)
 
 
-def _all(connection: Connection, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
-    """Raises ``LedgerError`` unless the statement changes a row for each of ``rows``."""
-    if run_all(connection, sql, rows) != len(rows):
+def _written(made: Sequence[transactions.Transaction], now_us: int) -> list[Change]:
+    for one in made:
+        transactions.check(one)
+    heads = [
+        (one.id, int(one.kind), one.reference, one.overrun_nano_usd, now_us)
+        for one in sorted(made, key=lambda one: one.id)
+    ]
+    entries = [(one.id, account, amount) for one in made for account, amount in one.entries]
+    return [(_INSERT_TRANSACTION, heads), (_INSERT_ENTRY, entries)]
+
+
+def _check(changed: int, rows: Sequence[tuple[object, ...]]) -> None:
+    """Raises ``LedgerError`` unless a statement changed a row for each of ``rows``."""
+    if changed != len(rows):
         raise LedgerError(
             f"An account would be overdrawn, or release what it does not hold: {rows[:3]}."
         )
