@@ -27,15 +27,15 @@ from onegate.common.v1 import error_pb2 as onegate_dot_common_dot_v1_dot_error__
 from onegate.usage.v1 import hold_pb2 as onegate_dot_usage_dot_v1_dot_hold__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#onegate/usage/v1/hold_service.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1donegate/common/v1/error.proto\x1a\x1bonegate/usage/v1/hold.proto\"t\n\x05Payer\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x10\n\x08\x63ustomer\x18\x04 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x05 \x01(\t\x12\x0b\n\x03run\x18\x06 \x01(\t\"K\n\x10OpenEpochRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x15\n\rjournal_epoch\x18\x02 \x01(\x03\x12\x10\n\x08lease_ms\x18\x03 \x01(\x03\"5\n\x11OpenEpochResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x11\n\tuncertain\x18\x02 \x01(\x05\"3\n\x12\x43loseEpochsRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"%\n\x13\x43loseEpochsResponse\x12\x0e\n\x06voided\x18\x01 \x01(\x05\"`\n\x11PlaceHoldsRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12,\n\x05holds\x18\x03 \x03(\x0b\x32\x1d.onegate.usage.v1.HoldRequest\"\xa7\x01\n\x0bHoldRequest\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12&\n\x05payer\x18\x03 \x01(\x0b\x32\x17.onegate.usage.v1.Payer\x12\x17\n\x0f\x61mount_nano_usd\x18\x04 \x01(\x03\x12\x1d\n\x15\x61mount_least_nano_usd\x18\x05 \x01(\x03\x12\x10\n\x08lease_ms\x18\x06 \x01(\x03\"C\n\x12PlaceHoldsResponse\x12-\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.HoldAnswer\"\xe8\x01\n\nHoldAnswer\x12.\n\x07outcome\x18\x01 \x01(\x0e\x32\x1d.onegate.usage.v1.HoldOutcome\x12\x17\n\x0f\x61mount_nano_usd\x18\x02 \x01(\x03\x12\x31\n\x07refusal\x18\x03 \x01(\x0b\x32 .onegate.common.v1.BudgetRefusal\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.onegate.usage.v1.HoldState\x12\x32\n\x0eperiod_ends_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x11RaiseHoldsRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12+\n\x06raises\x18\x03 \x03(\x0b\x32\x1b.onegate.usage.v1.HoldRaise\"W\n\tHoldRaise\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x17\n\x0f\x61mount_nano_usd\x18\x02 \x01(\x03\x12\x1d\n\x15\x61mount_least_nano_usd\x18\x03 \x01(\x03\"C\n\x12RaiseHoldsResponse\x12-\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.HoldAnswer\"F\n\x10VoidHoldsRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x13\n\x0b\x61ttempt_ids\x18\x03 \x03(\t\"#\n\x11VoidHoldsResponse\x12\x0e\n\x06voided\x18\x01 \x01(\x05\"Z\n\x12RenewLeasesRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x13\n\x0b\x61ttempt_ids\x18\x03 \x03(\t\x12\x10\n\x08lease_ms\x18\x04 \x01(\x03\"1\n\x13RenewLeasesResponse\x12\x1a\n\x12recalled_slice_ids\x18\x01 \x03(\t\"\xb5\x01\n\x10TakeSliceRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08slice_id\x18\x03 \x01(\t\x12&\n\x05payer\x18\x04 \x01(\x0b\x32\x17.onegate.usage.v1.Payer\x12\x17\n\x0f\x61mount_nano_usd\x18\x05 \x01(\x03\x12\x1d\n\x15\x61mount_least_nano_usd\x18\x06 \x01(\x03\x12\x10\n\x08lease_ms\x18\x07 \x01(\x03\"A\n\x11TakeSliceResponse\x12,\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1c.onegate.usage.v1.HoldAnswer\"^\n\x12ReturnSliceRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08slice_id\x18\x03 \x01(\t\x12\x17\n\x0f\x61mount_nano_usd\x18\x04 \x01(\x03\"0\n\x13ReturnSliceResponse\x12\x19\n\x11returned_nano_usd\x18\x01 \x01(\x03\"I\n\x10ListHoldsRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x11ListHoldsResponse\x12%\n\x05holds\x18\x01 \x03(\x0b\x32\x16.onegate.usage.v1.Hold\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xad\x01\n\x0bHoldOutcome\x12\x1c\n\x18HOLD_OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11HOLD_OUTCOME_HELD\x10\x01\x12\x18\n\x14HOLD_OUTCOME_REFUSED\x10\x02\x12\x18\n\x14HOLD_OUTCOME_ALREADY\x10\x03\x12\x1b\n\x17HOLD_OUTCOME_NOT_NEEDED\x10\x04\x12\x18\n\x14HOLD_OUTCOME_UNKNOWN\x10\x05\x32\xab\x06\n\x0bHoldService\x12T\n\tOpenEpoch\x12\".onegate.usage.v1.OpenEpochRequest\x1a#.onegate.usage.v1.OpenEpochResponse\x12Z\n\x0b\x43loseEpochs\x12$.onegate.usage.v1.CloseEpochsRequest\x1a%.onegate.usage.v1.CloseEpochsResponse\x12W\n\nPlaceHolds\x12#.onegate.usage.v1.PlaceHoldsRequest\x1a$.onegate.usage.v1.PlaceHoldsResponse\x12W\n\nRaiseHolds\x12#.onegate.usage.v1.RaiseHoldsRequest\x1a$.onegate.usage.v1.RaiseHoldsResponse\x12T\n\tVoidHolds\x12\".onegate.usage.v1.VoidHoldsRequest\x1a#.onegate.usage.v1.VoidHoldsResponse\x12Z\n\x0bRenewLeases\x12$.onegate.usage.v1.RenewLeasesRequest\x1a%.onegate.usage.v1.RenewLeasesResponse\x12T\n\tTakeSlice\x12\".onegate.usage.v1.TakeSliceRequest\x1a#.onegate.usage.v1.TakeSliceResponse\x12Z\n\x0bReturnSlice\x12$.onegate.usage.v1.ReturnSliceRequest\x1a%.onegate.usage.v1.ReturnSliceResponse\x12T\n\tListHolds\x12\".onegate.usage.v1.ListHoldsRequest\x1a#.onegate.usage.v1.ListHoldsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#onegate/usage/v1/hold_service.proto\x12\x10onegate.usage.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1donegate/common/v1/error.proto\x1a\x1bonegate/usage/v1/hold.proto\"t\n\x05Payer\x12\x17\n\x0forganization_id\x18\x01 \x01(\t\x12\x12\n\nproject_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\x10\n\x08\x63ustomer\x18\x04 \x01(\t\x12\x0f\n\x07\x66\x65\x61ture\x18\x05 \x01(\t\x12\x0b\n\x03run\x18\x06 \x01(\t\"K\n\x10OpenEpochRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x15\n\rjournal_epoch\x18\x02 \x01(\x03\x12\x10\n\x08lease_ms\x18\x03 \x01(\x03\"5\n\x11OpenEpochResponse\x12\r\n\x05\x65poch\x18\x01 \x01(\x03\x12\x11\n\tuncertain\x18\x02 \x01(\x05\"3\n\x12\x43loseEpochsRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\"%\n\x13\x43loseEpochsResponse\x12\x0e\n\x06voided\x18\x01 \x01(\x05\"`\n\x11PlaceHoldsRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12,\n\x05holds\x18\x03 \x03(\x0b\x32\x1d.onegate.usage.v1.HoldRequest\"\xa7\x01\n\x0bHoldRequest\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12&\n\x05payer\x18\x03 \x01(\x0b\x32\x17.onegate.usage.v1.Payer\x12\x17\n\x0f\x61mount_nano_usd\x18\x04 \x01(\x03\x12\x1d\n\x15\x61mount_least_nano_usd\x18\x05 \x01(\x03\x12\x10\n\x08lease_ms\x18\x06 \x01(\x03\"C\n\x12PlaceHoldsResponse\x12-\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.HoldAnswer\"H\n\x12StreamHoldsRequest\x12\x32\n\x05place\x18\x01 \x01(\x0b\x32#.onegate.usage.v1.PlaceHoldsRequest\"K\n\x13StreamHoldsResponse\x12\x34\n\x06placed\x18\x01 \x01(\x0b\x32$.onegate.usage.v1.PlaceHoldsResponse\"\xe8\x01\n\nHoldAnswer\x12.\n\x07outcome\x18\x01 \x01(\x0e\x32\x1d.onegate.usage.v1.HoldOutcome\x12\x17\n\x0f\x61mount_nano_usd\x18\x02 \x01(\x03\x12\x31\n\x07refusal\x18\x03 \x01(\x0b\x32 .onegate.common.v1.BudgetRefusal\x12*\n\x05state\x18\x04 \x01(\x0e\x32\x1b.onegate.usage.v1.HoldState\x12\x32\n\x0eperiod_ends_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"_\n\x11RaiseHoldsRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12+\n\x06raises\x18\x03 \x03(\x0b\x32\x1b.onegate.usage.v1.HoldRaise\"W\n\tHoldRaise\x12\x12\n\nattempt_id\x18\x01 \x01(\t\x12\x17\n\x0f\x61mount_nano_usd\x18\x02 \x01(\x03\x12\x1d\n\x15\x61mount_least_nano_usd\x18\x03 \x01(\x03\"C\n\x12RaiseHoldsResponse\x12-\n\x07\x61nswers\x18\x01 \x03(\x0b\x32\x1c.onegate.usage.v1.HoldAnswer\"F\n\x10VoidHoldsRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x13\n\x0b\x61ttempt_ids\x18\x03 \x03(\t\"#\n\x11VoidHoldsResponse\x12\x0e\n\x06voided\x18\x01 \x01(\x05\"Z\n\x12RenewLeasesRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x13\n\x0b\x61ttempt_ids\x18\x03 \x03(\t\x12\x10\n\x08lease_ms\x18\x04 \x01(\x03\"1\n\x13RenewLeasesResponse\x12\x1a\n\x12recalled_slice_ids\x18\x01 \x03(\t\"\xb5\x01\n\x10TakeSliceRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08slice_id\x18\x03 \x01(\t\x12&\n\x05payer\x18\x04 \x01(\x0b\x32\x17.onegate.usage.v1.Payer\x12\x17\n\x0f\x61mount_nano_usd\x18\x05 \x01(\x03\x12\x1d\n\x15\x61mount_least_nano_usd\x18\x06 \x01(\x03\x12\x10\n\x08lease_ms\x18\x07 \x01(\x03\"A\n\x11TakeSliceResponse\x12,\n\x06\x61nswer\x18\x01 \x01(\x0b\x32\x1c.onegate.usage.v1.HoldAnswer\"^\n\x12ReturnSliceRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\r\n\x05\x65poch\x18\x02 \x01(\x03\x12\x10\n\x08slice_id\x18\x03 \x01(\t\x12\x17\n\x0f\x61mount_nano_usd\x18\x04 \x01(\x03\"0\n\x13ReturnSliceResponse\x12\x19\n\x11returned_nano_usd\x18\x01 \x01(\x03\"I\n\x10ListHoldsRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x11ListHoldsResponse\x12%\n\x05holds\x18\x01 \x03(\x0b\x32\x16.onegate.usage.v1.Hold\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xad\x01\n\x0bHoldOutcome\x12\x1c\n\x18HOLD_OUTCOME_UNSPECIFIED\x10\x00\x12\x15\n\x11HOLD_OUTCOME_HELD\x10\x01\x12\x18\n\x14HOLD_OUTCOME_REFUSED\x10\x02\x12\x18\n\x14HOLD_OUTCOME_ALREADY\x10\x03\x12\x1b\n\x17HOLD_OUTCOME_NOT_NEEDED\x10\x04\x12\x18\n\x14HOLD_OUTCOME_UNKNOWN\x10\x05\x32\x8b\x07\n\x0bHoldService\x12T\n\tOpenEpoch\x12\".onegate.usage.v1.OpenEpochRequest\x1a#.onegate.usage.v1.OpenEpochResponse\x12Z\n\x0b\x43loseEpochs\x12$.onegate.usage.v1.CloseEpochsRequest\x1a%.onegate.usage.v1.CloseEpochsResponse\x12W\n\nPlaceHolds\x12#.onegate.usage.v1.PlaceHoldsRequest\x1a$.onegate.usage.v1.PlaceHoldsResponse\x12^\n\x0bStreamHolds\x12$.onegate.usage.v1.StreamHoldsRequest\x1a%.onegate.usage.v1.StreamHoldsResponse(\x01\x30\x01\x12W\n\nRaiseHolds\x12#.onegate.usage.v1.RaiseHoldsRequest\x1a$.onegate.usage.v1.RaiseHoldsResponse\x12T\n\tVoidHolds\x12\".onegate.usage.v1.VoidHoldsRequest\x1a#.onegate.usage.v1.VoidHoldsResponse\x12Z\n\x0bRenewLeases\x12$.onegate.usage.v1.RenewLeasesRequest\x1a%.onegate.usage.v1.RenewLeasesResponse\x12T\n\tTakeSlice\x12\".onegate.usage.v1.TakeSliceRequest\x1a#.onegate.usage.v1.TakeSliceResponse\x12Z\n\x0bReturnSlice\x12$.onegate.usage.v1.ReturnSliceRequest\x1a%.onegate.usage.v1.ReturnSliceResponse\x12T\n\tListHolds\x12\".onegate.usage.v1.ListHoldsRequest\x1a#.onegate.usage.v1.ListHoldsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'onegate.usage.v1.hold_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_HOLDOUTCOME']._serialized_start=2129
-  _globals['_HOLDOUTCOME']._serialized_end=2302
+  _globals['_HOLDOUTCOME']._serialized_start=2280
+  _globals['_HOLDOUTCOME']._serialized_end=2453
   _globals['_PAYER']._serialized_start=150
   _globals['_PAYER']._serialized_end=266
   _globals['_OPENEPOCHREQUEST']._serialized_start=268
@@ -52,34 +52,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOLDREQUEST']._serialized_end=758
   _globals['_PLACEHOLDSRESPONSE']._serialized_start=760
   _globals['_PLACEHOLDSRESPONSE']._serialized_end=827
-  _globals['_HOLDANSWER']._serialized_start=830
-  _globals['_HOLDANSWER']._serialized_end=1062
-  _globals['_RAISEHOLDSREQUEST']._serialized_start=1064
-  _globals['_RAISEHOLDSREQUEST']._serialized_end=1159
-  _globals['_HOLDRAISE']._serialized_start=1161
-  _globals['_HOLDRAISE']._serialized_end=1248
-  _globals['_RAISEHOLDSRESPONSE']._serialized_start=1250
-  _globals['_RAISEHOLDSRESPONSE']._serialized_end=1317
-  _globals['_VOIDHOLDSREQUEST']._serialized_start=1319
-  _globals['_VOIDHOLDSREQUEST']._serialized_end=1389
-  _globals['_VOIDHOLDSRESPONSE']._serialized_start=1391
-  _globals['_VOIDHOLDSRESPONSE']._serialized_end=1426
-  _globals['_RENEWLEASESREQUEST']._serialized_start=1428
-  _globals['_RENEWLEASESREQUEST']._serialized_end=1518
-  _globals['_RENEWLEASESRESPONSE']._serialized_start=1520
-  _globals['_RENEWLEASESRESPONSE']._serialized_end=1569
-  _globals['_TAKESLICEREQUEST']._serialized_start=1572
-  _globals['_TAKESLICEREQUEST']._serialized_end=1753
-  _globals['_TAKESLICERESPONSE']._serialized_start=1755
-  _globals['_TAKESLICERESPONSE']._serialized_end=1820
-  _globals['_RETURNSLICEREQUEST']._serialized_start=1822
-  _globals['_RETURNSLICEREQUEST']._serialized_end=1916
-  _globals['_RETURNSLICERESPONSE']._serialized_start=1918
-  _globals['_RETURNSLICERESPONSE']._serialized_end=1966
-  _globals['_LISTHOLDSREQUEST']._serialized_start=1968
-  _globals['_LISTHOLDSREQUEST']._serialized_end=2041
-  _globals['_LISTHOLDSRESPONSE']._serialized_start=2043
-  _globals['_LISTHOLDSRESPONSE']._serialized_end=2126
-  _globals['_HOLDSERVICE']._serialized_start=2305
-  _globals['_HOLDSERVICE']._serialized_end=3116
+  _globals['_STREAMHOLDSREQUEST']._serialized_start=829
+  _globals['_STREAMHOLDSREQUEST']._serialized_end=901
+  _globals['_STREAMHOLDSRESPONSE']._serialized_start=903
+  _globals['_STREAMHOLDSRESPONSE']._serialized_end=978
+  _globals['_HOLDANSWER']._serialized_start=981
+  _globals['_HOLDANSWER']._serialized_end=1213
+  _globals['_RAISEHOLDSREQUEST']._serialized_start=1215
+  _globals['_RAISEHOLDSREQUEST']._serialized_end=1310
+  _globals['_HOLDRAISE']._serialized_start=1312
+  _globals['_HOLDRAISE']._serialized_end=1399
+  _globals['_RAISEHOLDSRESPONSE']._serialized_start=1401
+  _globals['_RAISEHOLDSRESPONSE']._serialized_end=1468
+  _globals['_VOIDHOLDSREQUEST']._serialized_start=1470
+  _globals['_VOIDHOLDSREQUEST']._serialized_end=1540
+  _globals['_VOIDHOLDSRESPONSE']._serialized_start=1542
+  _globals['_VOIDHOLDSRESPONSE']._serialized_end=1577
+  _globals['_RENEWLEASESREQUEST']._serialized_start=1579
+  _globals['_RENEWLEASESREQUEST']._serialized_end=1669
+  _globals['_RENEWLEASESRESPONSE']._serialized_start=1671
+  _globals['_RENEWLEASESRESPONSE']._serialized_end=1720
+  _globals['_TAKESLICEREQUEST']._serialized_start=1723
+  _globals['_TAKESLICEREQUEST']._serialized_end=1904
+  _globals['_TAKESLICERESPONSE']._serialized_start=1906
+  _globals['_TAKESLICERESPONSE']._serialized_end=1971
+  _globals['_RETURNSLICEREQUEST']._serialized_start=1973
+  _globals['_RETURNSLICEREQUEST']._serialized_end=2067
+  _globals['_RETURNSLICERESPONSE']._serialized_start=2069
+  _globals['_RETURNSLICERESPONSE']._serialized_end=2117
+  _globals['_LISTHOLDSREQUEST']._serialized_start=2119
+  _globals['_LISTHOLDSREQUEST']._serialized_end=2192
+  _globals['_LISTHOLDSRESPONSE']._serialized_start=2194
+  _globals['_LISTHOLDSRESPONSE']._serialized_end=2277
+  _globals['_HOLDSERVICE']._serialized_start=2456
+  _globals['_HOLDSERVICE']._serialized_end=3363
 # @@protoc_insertion_point(module_scope)

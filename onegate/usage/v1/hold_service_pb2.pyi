@@ -309,6 +309,54 @@ class PlaceHoldsResponse(_message.Message):
 Global___PlaceHoldsResponse: _TypeAlias = PlaceHoldsResponse  # noqa: Y015
 
 @_typing.final
+class StreamHoldsRequest(_message.Message):
+    """Attempts are about to be made, as one of many requests."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def place(self) -> Global___PlaceHoldsRequest:
+        """The holds to place."""
+
+    def __init__(
+        self,
+        *,
+        place: Global___PlaceHoldsRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["place", b"place"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamHoldsRequest: _TypeAlias = StreamHoldsRequest  # noqa: Y015
+
+@_typing.final
+class StreamHoldsResponse(_message.Message):
+    """What became of one request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLACED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def placed(self) -> Global___PlaceHoldsResponse:
+        """An answer for each hold."""
+
+    def __init__(
+        self,
+        *,
+        placed: Global___PlaceHoldsResponse | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["placed", b"placed"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["placed", b"placed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamHoldsResponse: _TypeAlias = StreamHoldsResponse  # noqa: Y015
+
+@_typing.final
 class HoldAnswer(_message.Message):
     """What became of one hold."""
 

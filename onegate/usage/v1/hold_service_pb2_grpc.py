@@ -56,6 +56,11 @@ class HoldServiceStub:
                 request_serializer=onegate_dot_usage_dot_v1_dot_hold__service__pb2.PlaceHoldsRequest.SerializeToString,
                 response_deserializer=onegate_dot_usage_dot_v1_dot_hold__service__pb2.PlaceHoldsResponse.FromString,
                 _registered_method=True)
+        self.StreamHolds = channel.stream_stream(
+                '/onegate.usage.v1.HoldService/StreamHolds',
+                request_serializer=onegate_dot_usage_dot_v1_dot_hold__service__pb2.StreamHoldsRequest.SerializeToString,
+                response_deserializer=onegate_dot_usage_dot_v1_dot_hold__service__pb2.StreamHoldsResponse.FromString,
+                _registered_method=True)
         self.RaiseHolds = channel.unary_unary(
                 '/onegate.usage.v1.HoldService/RaiseHolds',
                 request_serializer=onegate_dot_usage_dot_v1_dot_hold__service__pb2.RaiseHoldsRequest.SerializeToString,
@@ -114,6 +119,14 @@ class HoldServiceServicer:
 
     def PlaceHolds(self, request, context):
         """Sets money aside for attempts; each is answered by itself and held on all its accounts or on none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamHolds(self, request_iterator, context):
+        """The same on one long-lived stream, which costs half of what a call does. Each request is answered before the next is
+        read, in order; an error ends the stream. Whoever does not know whether a request was answered asks again on another.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,6 +191,11 @@ def add_HoldServiceServicer_to_server(servicer, server):
                     servicer.PlaceHolds,
                     request_deserializer=onegate_dot_usage_dot_v1_dot_hold__service__pb2.PlaceHoldsRequest.FromString,
                     response_serializer=onegate_dot_usage_dot_v1_dot_hold__service__pb2.PlaceHoldsResponse.SerializeToString,
+            ),
+            'StreamHolds': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamHolds,
+                    request_deserializer=onegate_dot_usage_dot_v1_dot_hold__service__pb2.StreamHoldsRequest.FromString,
+                    response_serializer=onegate_dot_usage_dot_v1_dot_hold__service__pb2.StreamHoldsResponse.SerializeToString,
             ),
             'RaiseHolds': grpc.unary_unary_rpc_method_handler(
                     servicer.RaiseHolds,
@@ -298,6 +316,33 @@ class HoldService:
             '/onegate.usage.v1.HoldService/PlaceHolds',
             onegate_dot_usage_dot_v1_dot_hold__service__pb2.PlaceHoldsRequest.SerializeToString,
             onegate_dot_usage_dot_v1_dot_hold__service__pb2.PlaceHoldsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamHolds(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/onegate.usage.v1.HoldService/StreamHolds',
+            onegate_dot_usage_dot_v1_dot_hold__service__pb2.StreamHoldsRequest.SerializeToString,
+            onegate_dot_usage_dot_v1_dot_hold__service__pb2.StreamHoldsResponse.FromString,
             options,
             channel_credentials,
             insecure,

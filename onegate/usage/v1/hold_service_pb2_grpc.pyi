@@ -29,6 +29,10 @@ class HoldServiceStub:
     """Everything that older epochs dispatched is acked: voids what they still hold, for nothing was sent."""
     PlaceHolds: _aio.UnaryUnaryMultiCallable[_hold_service_pb2.PlaceHoldsRequest, _hold_service_pb2.PlaceHoldsResponse]
     """Sets money aside for attempts; each is answered by itself and held on all its accounts or on none."""
+    StreamHolds: _aio.StreamStreamMultiCallable[_hold_service_pb2.StreamHoldsRequest, _hold_service_pb2.StreamHoldsResponse]
+    """The same on one long-lived stream, which costs half of what a call does. Each request is answered before the next is
+    read, in order; an error ends the stream. Whoever does not know whether a request was answered asks again on another.
+    """
     RaiseHolds: _aio.UnaryUnaryMultiCallable[_hold_service_pb2.RaiseHoldsRequest, _hold_service_pb2.RaiseHoldsResponse]
     """Raises holds whose attempts turn out dearer than was thought."""
     VoidHolds: _aio.UnaryUnaryMultiCallable[_hold_service_pb2.VoidHoldsRequest, _hold_service_pb2.VoidHoldsResponse]
@@ -75,6 +79,16 @@ class HoldServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_hold_service_pb2.PlaceHoldsRequest, _abc.Awaitable[_hold_service_pb2.PlaceHoldsResponse]],
     ) -> _abc.Awaitable[_hold_service_pb2.PlaceHoldsResponse]:
         """Sets money aside for attempts; each is answered by itself and held on all its accounts or on none."""
+
+    @_abc_1.abstractmethod
+    def StreamHolds(
+        self,
+        request_iterator: _abc.AsyncIterator[_hold_service_pb2.StreamHoldsRequest],
+        context: _aio.ServicerContext[_abc.AsyncIterator[_hold_service_pb2.StreamHoldsRequest], _abc.AsyncIterator[_hold_service_pb2.StreamHoldsResponse]],
+    ) -> _abc.AsyncIterator[_hold_service_pb2.StreamHoldsResponse]:
+        """The same on one long-lived stream, which costs half of what a call does. Each request is answered before the next is
+        read, in order; an error ends the stream. Whoever does not know whether a request was answered asks again on another.
+        """
 
     @_abc_1.abstractmethod
     def RaiseHolds(

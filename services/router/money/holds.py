@@ -9,9 +9,9 @@ second without asking. What is dispatched is settled by its record, not here.
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import grpc
 
@@ -25,6 +25,7 @@ from runtime.money import usd
 from runtime.rpc import unary
 from services.router.money import slices
 from services.router.money.epochs import Epoch
+from services.router.money.hold_stream import HoldStream
 from services.router.money.slices import PayerKey, Slice, Slices
 
 BATCH_MAX: Final = 1_000
@@ -38,6 +39,8 @@ BROKE_S: Final = 1.0
 BROKE_MAX: Final = 10_000
 TEND_S: Final = 0.5
 """How often slices are looked through."""
+
+T = TypeVar("T")
 
 _BACKOFF_S_MIN: Final = 0.05
 _BACKOFF_S_MAX: Final = 2.0
@@ -100,6 +103,7 @@ class Holds:
         failpoints: Failpoints = OFF,
     ) -> None:
         self._stub = hold_service_pb2_grpc.HoldServiceStub(channel)
+        self._stream = HoldStream(self._stub)
         self._epoch = epoch
         self._clock = clock
         self._entropy = entropy
@@ -141,6 +145,7 @@ class Holds:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
+        self._stream.close()
 
     def recall(self, slice_ids: Sequence[str]) -> None:
         """Usage wants slices back; they go with the next round."""
@@ -261,7 +266,9 @@ class Holds:
                 epoch=self._epoch.number(),
                 holds=[_request(asked.wish) for asked in batch],
             )
-            answers = (await self._call(self._stub.PlaceHolds, request)).answers
+            answers = (
+                await self._answered(self._stream.place(request, timeout_s=TIMEOUT_S))
+            ).answers
         except GatewayError as error:
             for asked in batch:
                 # Whether it was placed is not known.
@@ -370,13 +377,18 @@ class Holds:
 
     async def _call(self, method: Any, request: Any) -> Any:
         """One question. Raises BUDGET_UNAVAILABLE for whatever goes wrong with it."""
-        try:
-            return await unary(
+        return await self._answered(
+            unary(
                 method,
                 request,
                 timeout_s=TIMEOUT_S,
                 away=error_pb2.ERROR_REASON_BUDGET_UNAVAILABLE,
             )
+        )
+
+    async def _answered(self, asking: Awaitable[T]) -> T:
+        try:
+            return await asking
         except GatewayError as error:
             if error.reason == error_pb2.ERROR_REASON_CONFLICT:
                 self._epoch.fenced()

@@ -97,6 +97,14 @@ class HoldService(hold_service_pb2_grpc.HoldServiceServicer):
         self._count(answers)
         return pb.PlaceHoldsResponse(answers=answers)
 
+    async def StreamHolds(  # type: ignore[override]  # read and write instead of iterators
+        self, _requests: object, context: Context
+    ) -> None:
+        """Places holds for as long as their router asks, a request at a time."""
+        while (request := await context.read()) is not grpc.aio.EOF:
+            placed = await self.PlaceHolds(request.place, context)
+            await context.write(pb.StreamHoldsResponse(placed=placed))
+
     async def RaiseHolds(
         self, request: pb.RaiseHoldsRequest, _context: Context
     ) -> pb.RaiseHoldsResponse:
