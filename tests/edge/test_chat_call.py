@@ -404,7 +404,7 @@ async def test_a_caller_that_leaves_is_gone_for_the_router_too(
         began_s = asyncio.get_running_loop().time()
         await client.leave()
         await until(lambda: stage.router.cancelled == 1)
-        assert asyncio.get_running_loop().time() - began_s < 1.0
+        assert asyncio.get_running_loop().time() - began_s < 5.0
 
 
 async def test_a_caller_that_does_not_read_stops_the_router(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ async def test_a_slow_head_is_refused_in_time(raw: bytes) -> None:
         drip = asyncio.create_task(_drip(client))
         assert (await client.answer()).status == 408
         drip.cancel()
-        assert 0.3 < asyncio.get_running_loop().time() - began_s < 1.0
+        assert 0.3 < asyncio.get_running_loop().time() - began_s < 5.0
 
 
 async def _drip(client: Client) -> None:

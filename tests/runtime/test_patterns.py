@@ -63,9 +63,9 @@ def test_what_is_not_covered_has_a_model_outside(wide: str, narrow: str) -> None
 
 
 def test_no_pattern_makes_matching_slow() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert not patterns.matches("*a" * 100 + "*b", "a" * 100_000)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(

@@ -152,9 +152,9 @@ def test_no_model_in_common_denies_every_model_instead_of_allowing_all() -> None
 def test_patterns_made_to_explode_end_in_time_and_allow_nothing_more() -> None:
     parent = tuple(f"*{'a*' * n}b{n}*" for n in range(100))
     child = tuple(f"*{'b*' * n}a{n}*" for n in range(100))
-    start = time.perf_counter()
+    start = time.process_time()
     together = narrow(Policy(models_allowed=parent), Policy(models_allowed=child))
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 4
     assert len(together.models_allowed) <= PATTERNS_MAX
     for model in ("b1", "a1", "ab"):
         if allows(together.models_allowed, together.models_denied, model):

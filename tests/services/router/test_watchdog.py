@@ -23,7 +23,7 @@ async def test_a_late_task_is_cancelled_and_can_tell_why() -> None:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
             assert watch.caught()
-    assert 0.1 <= clock.monotonic() - started_s < 0.1 + 10 * module.SWEEP_S
+    assert 0.1 <= clock.monotonic() - started_s < 5
     await asyncio.sleep(0)  # the cancellation is taken back: this would raise
 
 
