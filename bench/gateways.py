@@ -60,7 +60,7 @@ def onegate(place: Place, settings: Mapping[str, Mapping[str, float]] = NONE) ->
         place: where.
         settings: what is configured beyond, by table of the configuration file.
     """
-    tables = {"edge": {"drain_notice_s": 0.0, "drain_timeout_s": 2.0}}
+    tables: dict[str, dict[str, float]] = {"edge": {"drain_notice_s": 0.0, "drain_timeout_s": 2.0}}
     for name, values in settings.items():
         tables.setdefault(name, {}).update(values)
     text = "".join(
@@ -69,6 +69,9 @@ def onegate(place: Place, settings: Mapping[str, Mapping[str, float]] = NONE) ->
     )
     (place.directory / "onegate.toml").write_text(
         f"""{text}
+[telemetry]
+access_log = false
+
 [[provider]]
 name = "bench"
 kind = "openai"
