@@ -1,73 +1,108 @@
-"""How many model calls may wait for their answers: fewer when the process falls behind.
+"""How many model calls may wait for their answers: fewer when the gateway falls behind.
 
 A process that is given more than it can do answers everything late, its refusals and health
-checks too, and does its work in ever larger heaps. So it watches how late its own timer runs. When
-that has added up, only a share of what waits now may wait; when it is on time again, more, step
-by step, up to ``calls_max``. Calls whose answer has begun do not count: a thousand slow streams are
-no reason to refuse a quick call.
+checks too, and does its work in ever larger heaps. So the edge watches how late its own timer runs,
+and hears from the routers how late theirs do. When lateness has added up, only a share of what
+waits now may wait; when all are on time again, more, step by step, up to ``calls_max``. Calls whose
+answer has begun do not count: a thousand slow streams are no reason to refuse a quick call.
 """
 
-import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from runtime.clock import Clock
+from runtime.lateness import Lateness
 
-TICK_S: Final = 0.05
 FORGIVEN_S: Final = 0.01
 """How late each tick may be: a fifth of the time."""
-BEHIND_S: Final = 0.2
-"""How much of what is not forgiven may add up: a single hiccup of the machine is no overload."""
 LESS: Final = 0.6
 MORE: Final = 1.05
 WAITING_MIN: Final = 256
 """So many may always wait: enough to keep the process busy."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """How many calls may wait, and why.
+
+    Attributes:
+        limit: so many.
+        behind_s: the lateness that has added up and was not worked off, in seconds.
+    """
+
+    limit: int
+    behind_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Between what the limit moves.
+
+    Attributes:
+        calls_max: the most that may ever wait.
+        behind_max_s: the lateness that may add up before fewer may wait, in seconds: a single
+            hiccup of the machine is no overload.
+    """
+
+    calls_max: int
+    behind_max_s: float
+
+
+def adapted(room: Room, late_s: float, waiting: int, bounds: Bounds) -> Room:
+    """The room after another tick.
+
+    Args:
+        room: as it was.
+        late_s: how late the tick was, here or at the routers, whichever is later, in seconds.
+        waiting: how many calls wait.
+        bounds: between what the limit moves.
+    """
+    top = bounds.calls_max
+    behind_s = max(room.behind_s + late_s - FORGIVEN_S, 0.0)
+    if behind_s > bounds.behind_max_s:
+        share = int(min(waiting, room.limit) * LESS)
+        return Room(limit=min(max(share, WAITING_MIN), top), behind_s=bounds.behind_max_s)
+    limit = room.limit
+    if not behind_s:
+        limit = min(int(limit * MORE) + 1, top)
+    return Room(limit=limit, behind_s=behind_s)
+
+
 class Admission:
-    """Counts the calls that wait, and says whether there is room for another."""
+    """Counts the calls that wait, and says whether there is room for another.
 
-    __slots__ = ("_behind_s", "_due_s", "_limit", "_monotonic", "_timer", "_top", "waiting")
+    Args:
+        bounds: between what the limit moves.
+        clock: measures this process's lateness.
+        routers_late_s: how late the router is that calls go to, in seconds.
+    """
 
-    def __init__(self, calls_max: int, clock: Clock) -> None:
-        self._top = calls_max
-        self._limit = calls_max
-        self._monotonic = clock.monotonic
-        self._due_s = 0.0
-        self._behind_s = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+    __slots__ = ("_bounds", "_lateness", "_routers_late_s", "room", "waiting")
+
+    def __init__(self, bounds: Bounds, clock: Clock, routers_late_s: Callable[[], float]) -> None:
+        self._bounds = bounds
+        self._routers_late_s = routers_late_s
+        self._lateness = Lateness(clock, self._tick)
+        self.room = Room(limit=bounds.calls_max)
         self.waiting = 0
         """The calls whose answer has not begun."""
 
     @property
-    def limit(self) -> int:
-        """How many may wait."""
-        return self._limit
-
-    @property
     def full(self) -> bool:
         """Whether another call is one too many."""
-        return self.waiting >= self._limit
+        return self.waiting >= self.room.limit
 
     def start(self) -> None:
         """Begins to watch; needs the running loop."""
-        self._due_s = self._monotonic() + TICK_S
-        self._timer = asyncio.get_running_loop().call_later(TICK_S, self._tick)
+        self._lateness.start()
 
     def close(self) -> None:
         """Watches no more."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._lateness.close()
 
-    def _tick(self) -> None:
-        self.adapt(self._monotonic() - self._due_s)
-        self.start()
-
-    def adapt(self, late_s: float) -> None:
-        """Takes in how late a tick was, in seconds."""
-        self._behind_s = max(self._behind_s + late_s - FORGIVEN_S, 0.0)
-        if self._behind_s > BEHIND_S:
-            self._behind_s = BEHIND_S
-            waiting = min(self.waiting, self._limit)
-            self._limit = min(max(int(waiting * LESS), WAITING_MIN), self._top)
-        elif self._limit < self._top and not self._behind_s:
-            self._limit = min(int(self._limit * MORE) + 1, self._top)
+    def _tick(self, late_s: float) -> None:
+        late_s = max(late_s, self._routers_late_s())
+        room = self.room
+        if late_s > FORGIVEN_S or room.behind_s or room.limit < self._bounds.calls_max:
+            self.room = adapted(room, late_s, self.waiting, self._bounds)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from edge.admin.endpoints import AdminEndpoints
-from edge.admission import Admission
+from edge.admission import Admission, Bounds
 from edge.calls import Call, Endpoint, KeyEndpoint, PageEndpoint
 from edge.chat import ChatEndpoint
 from edge.dispatch import Dispatcher, Ports, common_headers
@@ -55,7 +55,9 @@ class Edge:
         usage = channel(edge.usage, settings.rpc)
         closing.push_async_callback(usage.close)
         self._admin = AdminEndpoints(auth, usage, ports.clock)
-        self.admission = Admission(edge.calls_max, ports.clock)
+        bounds = Bounds(calls_max=edge.calls_max, behind_max_s=edge.behind_max_s)
+        self.admission = Admission(bounds, ports.clock, lambda: self._relay.late_s)
+        self._tell_room(ports.metrics)
         self.server = self._server(self.endpoints(), edge)
         self.admin_server: HttpServer | None = None
         if edge.admin_address:
@@ -63,6 +65,25 @@ class Edge:
             place = replace(edge, host=host.strip("[]"), port=int(port))
             self.admin_server = self._server([*self.pages(), *self._admin.endpoints()], place)
         self._draining = False
+
+    def _tell_room(self, metrics: Metrics) -> None:
+        """What is shown of overload."""
+        admission = self.admission
+        metrics.reading(
+            "calls_waiting",
+            "Model calls whose answer has not begun.",
+            lambda: admission.waiting,
+        )
+        metrics.reading(
+            "calls_waiting_max",
+            "How many may wait; fewer while the gateway is behind.",
+            lambda: admission.room.limit,
+        )
+        metrics.reading(
+            "behind_seconds",
+            "Lateness of edge and routers that has added up.",
+            lambda: admission.room.behind_s,
+        )
 
     def _server(self, endpoints: list[Endpoint], settings: EdgeSettings) -> HttpServer:
         """A server of some endpoints at ``settings``' host and port."""

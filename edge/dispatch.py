@@ -69,6 +69,11 @@ class Dispatcher:
         self._calls_max = calls_max
         self._admission = admission
         self._under_way = 0
+        overloaded = _overloaded()
+        self._shed_lines = "".join(
+            f"{name}: {value}\r\n" for name, value in errors.error_headers(overloaded)
+        )
+        self._shed_body = errors.error_body(overloaded)
         self._cells: dict[tuple[str, int], tuple[Count, Durations]] = {}
 
     def open(self, request: Request) -> Response | Handling:
@@ -80,7 +85,8 @@ class Dispatcher:
             if isinstance(endpoint, PageEndpoint):
                 return endpoint.page(call)
             request.body_bytes_max = endpoint.body_bytes_max
-            self._admit(endpoint)
+            if self._is_full(endpoint):
+                return self._shed(call)
             key = call.key = presented_key(request.headers)
             call.grant = self._grants.lookup(key)
             if call.grant is None and apikeys.kind_of(key) is None:
@@ -98,15 +104,20 @@ class Dispatcher:
             return self._asking(endpoint, call)
         return endpoint.handle(call)
 
-    def _admit(self, endpoint: KeyEndpoint) -> None:
-        """Raises OVERLOADED when there is no room for another call. Administration has room of its
-        own: a gateway that is full can still be looked after.
+    def _is_full(self, endpoint: KeyEndpoint) -> bool:
+        """Whether there is no room for another call. Administration has room of its own: a gateway
+        that is full can still be looked after.
         """
         if endpoint.sheds:
-            if self._under_way >= self._calls_max or self._admission.full:
-                raise _overloaded()
-        elif self._under_way >= self._calls_max + RESERVED_CALLS:
-            raise _overloaded()
+            return self._under_way >= self._calls_max or self._admission.full
+        return self._under_way >= self._calls_max + RESERVED_CALLS
+
+    def _shed(self, call: Call) -> Response:
+        """The refusal of a call that there is no room for. It is made beforehand: refusing twice
+        as many calls as are answered shall not take the time to answer them.
+        """
+        lines = common_lines("application/json", call.request_id, 0.0)
+        return Response(503, lines + self._shed_lines, self._shed_body)
 
     async def _asking(self, endpoint: KeyEndpoint, call: Call) -> Response | None:
         """A call whose key auth must be asked about."""

@@ -56,6 +56,8 @@ FRAMES_AT_ONCE: Final = 32
 """How many frames are handed out in one turn of the event loop: those whom they wake have work to
 do, and everybody else waits meanwhile.
 """
+SAID_S: Final = 1.0
+"""How long a target's word on how late it is holds: an idle one says nothing."""
 COMPLAIN_AFTER_S: Final = 3.0
 """How long a target may be away before the log says so."""
 STEADY_S: Final = 5.0
@@ -152,6 +154,14 @@ class RelayPool:
     def calls(self) -> int:
         """How many calls are under way on streams that take new ones."""
         return sum(len(stream.calls) for stream in self._ready)
+
+    @property
+    def late_s(self) -> float:
+        """How late the readiest target is that calls can go to, by its own word; 0 when none has
+        said anything of late. In seconds.
+        """
+        since_s = self.clock.monotonic() - SAID_S
+        return min((s.late_s if s.said_s > since_s else 0.0 for s in self._ready), default=0.0)
 
     async def start(self) -> None:
         """Begins to connect to every target, and to keep at it; does not wait for any."""
@@ -311,6 +321,9 @@ class _Stream:
         self._number = 0
         self._draining = False
         self.connected = False
+        self.late_s = 0.0
+        self.said_s = -math.inf
+        """When the target last said how late it is."""
         self.why = "it ended the stream"
         self.over = asyncio.Event()
         """Set when the stream takes no more calls, although some may go on."""
@@ -377,7 +390,11 @@ class _Stream:
                 raw = await call.read()
                 if not isinstance(raw, bytes):
                     return
-                frames = relay_service_pb2.RelayResponse.FromString(raw).frames
+                batch = relay_service_pb2.RelayResponse.FromString(raw)
+                frames = batch.frames
+                self.late_s = batch.late_ms / 1000
+                if self.late_s:
+                    self.said_s = self._pool.clock.monotonic()
                 for start in range(0, len(frames), FRAMES_AT_ONCE):
                     if start:
                         # Those who were woken work first, and sockets get their turn.

@@ -20,6 +20,7 @@ from runtime.calls import Handler
 from runtime.clock import Clock
 from runtime.config import RpcSettings
 from runtime.errors import GatewayError
+from runtime.lateness import Lateness
 from runtime.relay_frames import (
     CANCEL,
     CREDIT,
@@ -115,6 +116,7 @@ class RelayServer:
         self.settings = settings
         self.clock = clock
         self.draining_since_s: float | None = None
+        self.lateness = Lateness(clock)
         self._streams: set[_ServerStream] = set()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -129,6 +131,8 @@ class RelayServer:
         if self.draining_since_s is not None:
             await context.abort(grpc.StatusCode.UNAVAILABLE, "This process is shutting down.")
         stream = _ServerStream(self)
+        if not self._streams:
+            self.lateness.start()
         self._streams.add(stream)
         self._empty.clear()
         try:
@@ -140,6 +144,7 @@ class RelayServer:
         finally:
             self._streams.discard(stream)
             if not self._streams:
+                self.lateness.close()
                 self._empty.set()
 
     def drain(self) -> None:
@@ -173,6 +178,7 @@ class _ServerStream:
         self._settled = asyncio.Event()
         self.calls: dict[int, RelayServerCall] = {}
         self.writer = FrameWriter(relay_service_pb2.RelayResponse, self._clock, settings)
+        self.writer.lateness = server.lateness
         self._deadlines = DeadlineWatch(self.calls, self._clock, self._expire)
         self._assembly = Assembly(settings.message_bytes_max)
 

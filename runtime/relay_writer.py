@@ -10,11 +10,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 from onegate.common.v1 import error_pb2, relay_service_pb2
+from onegate.common.v1.relay_service_pb2 import RelayResponse
 from runtime.clock import Clock
 from runtime.config import RpcSettings
+from runtime.lateness import Lateness
 from runtime.relay_frames import (
     BATCH_BYTES_MAX,
     BATCH_FRAMES_MAX,
@@ -94,6 +96,7 @@ class FrameWriter:
         "add",
         "crowded",
         "large",
+        "lateness",
         "loop",
         "part_bytes",
         "payload_bytes_max",
@@ -121,6 +124,8 @@ class FrameWriter:
         self._large_bytes = 0
         self.crowded = False
         """So many full batches wait that senders should wait for :meth:`room`."""
+        self.lateness: Lateness | None = None
+        """What every batch says of how late this process is."""
         self.slow = False
         """Something is in the way of some senders: they ask before they send."""
         self._begin()
@@ -232,6 +237,9 @@ class FrameWriter:
         if self.large and not self._full:
             self._add_parts()
         batch, raw = self._take()
+        lateness = self.lateness
+        if lateness is not None and lateness.late_s >= 0.001:
+            cast("RelayResponse", batch).late_ms = int(lateness.late_s * 1000)
         frames = len(batch.frames) + len(raw)
         began_s = self._clock.monotonic()
         try:

@@ -83,6 +83,7 @@ class EdgeSettings:
     call_timeout_s: float = field(default=1800.0, metadata=between(0.1, DAY_S))
     calls_max: int = field(default=2000, metadata=between(1, 1_000_000))
     connections_max: int = field(default=10_000, metadata=between(1, 1_000_000))
+    behind_max_s: float = field(default=0.2, metadata=between(0.01, 3600))
     drain_notice_s: float = field(default=5.0, metadata=between(0, 300))
     drain_timeout_s: float = field(default=300.0, metadata=between(0, 3600))
 

@@ -1,54 +1,88 @@
-"""How many calls may wait, as the process keeps up or falls behind."""
+"""How many calls may wait, as the gateway keeps up or falls behind."""
 
-from edge.admission import BEHIND_S, FORGIVEN_S, WAITING_MIN, Admission
+import asyncio
+import time
+
+import pytest
+
+from edge.admission import FORGIVEN_S, WAITING_MIN, Admission, Bounds, Room, adapted
 from runtime.clock import SystemClock
+from tests.edge.wire import until
 
-LATE_S = BEHIND_S
-
-
-def admission(waiting: int, calls_max: int = 2000) -> Admission:
-    made = Admission(calls_max, SystemClock())
-    made.waiting = waiting
-    return made
+BOUNDS = Bounds(calls_max=2000, behind_max_s=0.2)
+FULL = Room(limit=2000)
+BEHIND = Room(limit=2000, behind_s=0.2)
 
 
-def test_a_single_hiccup_is_no_overload() -> None:
-    made = admission(1000)
-    for _ in range(50):
-        made.adapt(LATE_S)
-        for _ in range(round(LATE_S / FORGIVEN_S)):
-            made.adapt(0.0)
-    assert made.limit == 2000
+@pytest.mark.parametrize(
+    ("room", "late_s", "waiting", "after"),
+    [
+        pytest.param(FULL, 0.0, 0, FULL, id="on time"),
+        pytest.param(FULL, FORGIVEN_S, 1000, FULL, id="a little late is on time"),
+        pytest.param(FULL, 0.21, 1000, BEHIND, id="one hiccup is no overload"),
+        pytest.param(BEHIND, 0.02, 1000, Room(limit=600, behind_s=0.2), id="still late: fewer"),
+        pytest.param(BEHIND, 5.0, 1000, Room(limit=600, behind_s=0.2), id="very late: no fewer"),
+        pytest.param(BEHIND, 0.02, 9000, Room(limit=1200, behind_s=0.2), id="of what may wait"),
+        pytest.param(
+            BEHIND, 0.02, 5, Room(limit=WAITING_MIN, behind_s=0.2), id="some may always wait"
+        ),
+        pytest.param(Room(limit=600), 0.0, 9, Room(limit=631), id="on time again: some more"),
+        pytest.param(Room(limit=1999), 0.0, 9, FULL, id="never more than all"),
+        pytest.param(
+            Room(limit=600, behind_s=0.2),
+            0.01,
+            9,
+            Room(limit=600, behind_s=0.2),
+            id="what added up stays until it is worked off",
+        ),
+    ],
+)
+def test_room_follows_lateness(room: Room, late_s: float, waiting: int, after: Room) -> None:
+    found = adapted(room, late_s, waiting, BOUNDS)
+    assert found.limit == after.limit
+    assert found.behind_s == pytest.approx(after.behind_s)
 
 
-def test_a_process_that_stays_late_lets_fewer_wait_than_do() -> None:
-    made = admission(1000)
-    for _ in range(3):
-        made.adapt(LATE_S)
-    assert WAITING_MIN <= made.limit < 1000
-    assert made.full
-
-
-def test_however_late_some_may_wait() -> None:
-    made = admission(5)
-    for _ in range(1000):
-        made.adapt(LATE_S)
-    assert made.limit == WAITING_MIN
-    assert not made.full
+def test_what_added_up_is_worked_off_tick_by_tick() -> None:
+    room = BEHIND
+    for _ in range(round(BOUNDS.behind_max_s / FORGIVEN_S) + 1):
+        room = adapted(room, 0.0, 0, BOUNDS)
+    assert room.behind_s == 0
 
 
 def test_a_small_limit_of_the_operators_stays() -> None:
-    made = admission(5, calls_max=10)
+    small = Bounds(calls_max=10, behind_max_s=0.2)
+    room = Room(limit=10)
     for _ in range(3):
-        made.adapt(LATE_S)
-    assert made.limit == 10
+        room = adapted(room, 0.2, 5, small)
+    assert room.limit == 10
 
 
-def test_on_time_again_all_may_wait_again() -> None:
-    made = admission(1000)
-    for _ in range(20):
-        made.adapt(LATE_S)
-    shed = made.limit
-    for _ in range(200):
-        made.adapt(0.0)
-    assert shed < made.limit == 2000
+@pytest.mark.anyio
+async def test_a_late_router_makes_an_edge_refuse_that_is_on_time() -> None:
+    admission = Admission(BOUNDS, SystemClock(), lambda: 0.1)
+    admission.waiting = 1000
+    admission.start()
+    try:
+        await until(lambda: admission.full)
+    finally:
+        admission.close()
+
+
+@pytest.mark.anyio
+async def test_an_edge_that_is_late_itself_refuses() -> None:
+    admission = Admission(BOUNDS, SystemClock(), lambda: 0.0)
+    admission.waiting = 1000
+    admission.start()
+
+    async def hold_up() -> None:
+        while True:
+            time.sleep(0.1)  # noqa: ASYNC251 - a loop that does not come round is what is tested
+            await asyncio.sleep(0)
+
+    busy = asyncio.create_task(hold_up())
+    try:
+        await until(lambda: admission.full)
+    finally:
+        busy.cancel()
+        admission.close()

@@ -3,6 +3,7 @@ becomes of who says anything else.
 """
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +287,29 @@ async def test_credit_is_returned_when_it_is_read_and_not_for_short_calls(target
         frames = await frames_until(stream, lambda frame: frame.payload == b"last")
         credit = [frame.credit_bytes for frame in frames if frame.kind == CREDIT]
         assert credit == [4 * (size + PAYLOAD_OVERHEAD_BYTES)]
+
+
+async def test_a_pool_knows_how_late_its_targets_say_they_are(target: str) -> None:
+    async def late(_requests: object, context: Any) -> None:
+        await context.send_initial_metadata(())
+        await context.write(RelayResponse(late_ms=70).SerializeToString())
+        await asyncio.Event().wait()
+
+    async with relay_pool_of(target) as pool, raw_server(target, late):
+        await until(lambda: pool.late_s == 0.07, "the target has said it")
+        await until(lambda: pool.late_s == 0, "its word is old")
+
+
+async def test_a_server_says_how_late_it_is(target: str) -> None:
+    async with serving(target, SETTINGS, handlers(Seen())), raw_stream(target) as stream:
+        late_ms = 0
+        async with asyncio.timeout(20):
+            for number in range(1, 1000):
+                time.sleep(0.1)  # noqa: ASYNC251 - a loop that is held up is what is told
+                await stream.write(opening(number, "Echo", b"x").SerializeToString())
+                raw = await stream.read()
+                assert isinstance(raw, bytes)
+                late_ms = RelayResponse.FromString(raw).late_ms
+                if late_ms:
+                    break
+        assert late_ms >= 10

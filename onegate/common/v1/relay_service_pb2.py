@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from onegate.common.v1 import error_pb2 as onegate_dot_common_dot_v1_dot_error__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%onegate/common/v1/relay_service.proto\x12\x11onegate.common.v1\x1a\x1donegate/common/v1/error.proto\"=\n\x0cRelayRequest\x12-\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x1d.onegate.common.v1.RelayFrame\">\n\rRelayResponse\x12-\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x1d.onegate.common.v1.RelayFrame\"\xc7\x01\n\nRelayFrame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\r\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.onegate.common.v1.RelayFrameKind\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63redit_bytes\x18\x04 \x01(\r\x12*\n\x04open\x18\x05 \x01(\x0b\x32\x1c.onegate.common.v1.RelayOpen\x12\'\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x18.onegate.common.v1.Error\"\xb4\x01\n\tRelayOpen\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12<\n\x08metadata\x18\x03 \x03(\x0b\x32*.onegate.common.v1.RelayOpen.MetadataEntry\x12\x14\n\x0c\x63redit_bytes\x18\x04 \x01(\r\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xf3\x01\n\x0eRelayFrameKind\x12 \n\x1cRELAY_FRAME_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15RELAY_FRAME_KIND_OPEN\x10\x01\x12\x19\n\x15RELAY_FRAME_KIND_DATA\x10\x02\x12\x1b\n\x17RELAY_FRAME_KIND_CREDIT\x10\x03\x12\x18\n\x14RELAY_FRAME_KIND_END\x10\x04\x12\x1b\n\x17RELAY_FRAME_KIND_CANCEL\x10\x05\x12\x1a\n\x16RELAY_FRAME_KIND_DRAIN\x10\x06\x12\x19\n\x15RELAY_FRAME_KIND_PART\x10\x07\x32^\n\x0cRelayService\x12N\n\x05Relay\x12\x1f.onegate.common.v1.RelayRequest\x1a .onegate.common.v1.RelayResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%onegate/common/v1/relay_service.proto\x12\x11onegate.common.v1\x1a\x1donegate/common/v1/error.proto\"=\n\x0cRelayRequest\x12-\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x1d.onegate.common.v1.RelayFrame\"O\n\rRelayResponse\x12-\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x1d.onegate.common.v1.RelayFrame\x12\x0f\n\x07late_ms\x18\x02 \x01(\r\"\xc7\x01\n\nRelayFrame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\r\x12/\n\x04kind\x18\x02 \x01(\x0e\x32!.onegate.common.v1.RelayFrameKind\x12\x0f\n\x07payload\x18\x03 \x01(\x0c\x12\x14\n\x0c\x63redit_bytes\x18\x04 \x01(\r\x12*\n\x04open\x18\x05 \x01(\x0b\x32\x1c.onegate.common.v1.RelayOpen\x12\'\n\x05\x65rror\x18\x06 \x01(\x0b\x32\x18.onegate.common.v1.Error\"\xb4\x01\n\tRelayOpen\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x12\n\ntimeout_ms\x18\x02 \x01(\r\x12<\n\x08metadata\x18\x03 \x03(\x0b\x32*.onegate.common.v1.RelayOpen.MetadataEntry\x12\x14\n\x0c\x63redit_bytes\x18\x04 \x01(\r\x1a/\n\rMetadataEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\xf3\x01\n\x0eRelayFrameKind\x12 \n\x1cRELAY_FRAME_KIND_UNSPECIFIED\x10\x00\x12\x19\n\x15RELAY_FRAME_KIND_OPEN\x10\x01\x12\x19\n\x15RELAY_FRAME_KIND_DATA\x10\x02\x12\x1b\n\x17RELAY_FRAME_KIND_CREDIT\x10\x03\x12\x18\n\x14RELAY_FRAME_KIND_END\x10\x04\x12\x1b\n\x17RELAY_FRAME_KIND_CANCEL\x10\x05\x12\x1a\n\x16RELAY_FRAME_KIND_DRAIN\x10\x06\x12\x19\n\x15RELAY_FRAME_KIND_PART\x10\x07\x32^\n\x0cRelayService\x12N\n\x05Relay\x12\x1f.onegate.common.v1.RelayRequest\x1a .onegate.common.v1.RelayResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,18 +34,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RELAYOPEN_METADATAENTRY']._loaded_options = None
   _globals['_RELAYOPEN_METADATAENTRY']._serialized_options = b'8\001'
-  _globals['_RELAYFRAMEKIND']._serialized_start=604
-  _globals['_RELAYFRAMEKIND']._serialized_end=847
+  _globals['_RELAYFRAMEKIND']._serialized_start=621
+  _globals['_RELAYFRAMEKIND']._serialized_end=864
   _globals['_RELAYREQUEST']._serialized_start=91
   _globals['_RELAYREQUEST']._serialized_end=152
   _globals['_RELAYRESPONSE']._serialized_start=154
-  _globals['_RELAYRESPONSE']._serialized_end=216
-  _globals['_RELAYFRAME']._serialized_start=219
-  _globals['_RELAYFRAME']._serialized_end=418
-  _globals['_RELAYOPEN']._serialized_start=421
-  _globals['_RELAYOPEN']._serialized_end=601
-  _globals['_RELAYOPEN_METADATAENTRY']._serialized_start=554
-  _globals['_RELAYOPEN_METADATAENTRY']._serialized_end=601
-  _globals['_RELAYSERVICE']._serialized_start=849
-  _globals['_RELAYSERVICE']._serialized_end=943
+  _globals['_RELAYRESPONSE']._serialized_end=233
+  _globals['_RELAYFRAME']._serialized_start=236
+  _globals['_RELAYFRAME']._serialized_end=435
+  _globals['_RELAYOPEN']._serialized_start=438
+  _globals['_RELAYOPEN']._serialized_end=618
+  _globals['_RELAYOPEN_METADATAENTRY']._serialized_start=571
+  _globals['_RELAYOPEN_METADATAENTRY']._serialized_end=618
+  _globals['_RELAYSERVICE']._serialized_start=866
+  _globals['_RELAYSERVICE']._serialized_end=960
 # @@protoc_insertion_point(module_scope)

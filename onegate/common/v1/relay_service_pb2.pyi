@@ -95,6 +95,9 @@ class RelayResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FRAMES_FIELD_NUMBER: _builtins.int
+    LATE_MS_FIELD_NUMBER: _builtins.int
+    late_ms: _builtins.int
+    """How late the serving side's timers ran when last looked at, in milliseconds; 0 when it is on time."""
     @_builtins.property
     def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___RelayFrame]:
         """In the order in which they were queued; frames of one call never overtake each other."""
@@ -103,10 +106,11 @@ class RelayResponse(_message.Message):
         self,
         *,
         frames: _abc.Iterable[Global___RelayFrame] | None = ...,
+        late_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames", "late_ms", b"late_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
