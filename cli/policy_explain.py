@@ -109,6 +109,10 @@ def _print(plan: plan_pb2.Plan) -> None:
         out.print(f"It would be tried at: {escape(', then '.join(order))}")
     else:
         out.print(f"[bold]Refused[/]: {escape(plan.refusal.message)}")
+    if plan.HasField("hedge_after_ms"):
+        out.print(f"The second would be asked, too, after {plan.hedge_after_ms:,} ms of silence.")
+    if plan.HasField("mirror"):
+        out.print(f"It would be copied to {escape(plan.mirror.model)}, for nobody to hear.")
     if plan.data_class:
         out.print(f"Its data is {plan.data_class}; policy {plan.data_policy_version or 'none'}.")
     if plan.data_rules:

@@ -133,7 +133,10 @@ def _route(reader: _Reader, index: int, table: dict[str, Any]) -> RouteSettings 
         return None
     if values is None:
         return None
-    return RouteSettings(**values, to=tuple(taken))
+    route = RouteSettings(**values, to=tuple(taken))
+    if bool(route.mirror_to) is not bool(route.mirror_percent):
+        reader.refuse(place, "a route that mirrors needs mirror_to and mirror_percent")
+    return route
 
 
 def _check_providers(
@@ -142,6 +145,7 @@ def _check_providers(
     named = [
         *((target.model, (_TO, number, "model")) for number, target in enumerate(route.to)),
         *((model, (key,)) for key in _DEPLOYMENTS for model in getattr(route, key)),
+        *([(route.mirror_to, ("mirror_to",))] if route.mirror_to else []),
     ]
     for model, path in named:
         provider = model.partition("/")[0]

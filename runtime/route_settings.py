@@ -34,7 +34,10 @@ class RouteSettings:
     ``fallbacks`` are routes or deployments to try when all of its own fail; ``context_fallbacks``
     only when the input is too long, ``content_fallbacks`` only when a content policy refuses it.
     ``first_token_timeout_s`` and ``stall_timeout_s`` stand for the router's own when they are not
-    0.
+    0. With ``hedge``, a call that is slow to begin is asked of the next deployment, too, after
+    ``hedge_after_s``, or after what only one call of twenty takes when that is 0.
+    ``mirror_percent`` of the calls are copied to the deployment ``mirror_to``, for nobody to hear
+    the answer.
     """
 
     name: str = field(metadata=ruled(rules.model_name))
@@ -46,6 +49,10 @@ class RouteSettings:
     content_fallbacks: tuple[str, ...] = field(default=(), metadata=each(rules.deployment))
     first_token_timeout_s: float = field(default=0.0, metadata=between(0, 3600))
     stall_timeout_s: float = field(default=0.0, metadata=between(0, 3600))
+    hedge: bool = False
+    hedge_after_s: float = field(default=0.0, metadata=between(0, 3600))
+    mirror_to: str = field(default="", metadata=ruled(rules.deployment))
+    mirror_percent: float = field(default=0.0, metadata=between(0, 100))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

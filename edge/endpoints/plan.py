@@ -22,7 +22,10 @@ def plan_json(plan: plan_pb2.Plan) -> dict[str, Any]:
     return {
         "object": "onegate.plan",
         "order": [one.model for one in plan.considered if one.place],
+        "route": plan.route or None,
         "attempts_max": plan.attempts_max,
+        "hedge_after_ms": plan.hedge_after_ms if plan.HasField("hedge_after_ms") else None,
+        "mirror": _considered(plan.mirror) if plan.HasField("mirror") else None,
         "refusal": error_json(refusal) if refusal else None,
         "considered": [_considered(one) for one in plan.considered],
         "rate_limits": [_rate_limit(rate) for rate in plan.rate_limits],

@@ -18,21 +18,24 @@ from onegate.usage.v1 import price_pb2
 from runtime.calls import ServerCall
 from runtime.clock import uuid7
 from runtime.errors import GatewayError
+from runtime.route_settings import RouteSettings
 from services.router.credentials.access import Chooser, Way, best_seat, open_to
 from services.router.exchange import Line, Prepared, ProviderCall
+from services.router.hedging import Race
 from services.router.idempotency.answer_log import METADATA_KEY
 from services.router.idempotency.repeats import Asked
 from services.router.limits import bounds
 from services.router.limits.admission import CallFacts, no_credential, refusal
 from services.router.limits.waiting import Waiting
 from services.router.limits.windows import Ticket
+from services.router.mirroring import copy_of, is_mirrored
 from services.router.models.catalog import Deployment
 from services.router.money.purse import Purse
 from services.router.money.settlement import Attempt, Caller, Terms
-from services.router.parts import Parts, Provider
+from services.router.parts import Mirrors, Parts, Provider
 from services.router.providers.base import Exchange
 from services.router.retries import Step, pause_s, step_after
-from services.router.routing.call_plan import asked_of, look_of, plan_call
+from services.router.routing.call_plan import asked_of, hedge_after_s, look_of, plan_call
 from services.router.routing.data_rules import CallData, call_data
 from services.router.routing.explaining import Situation, explained
 from services.router.routing.illness import ill
@@ -124,6 +127,8 @@ class ChatCall:
                 await self._attempt_all(plan)
             finally:
                 ticket.close(self._line.tokens_used, parts.clock.monotonic())
+        if plan.route is not None and parts.mirrors is not None:
+            self._mirror(plan.route, parts.mirrors)
 
     async def _admitted(self, plan: Plan, now_s: float) -> Ticket:
         """A place under every rate limit. Raises RATE_LIMIT_EXCEEDED, STORE_UNAVAILABLE."""
@@ -172,13 +177,16 @@ class ChatCall:
 
     async def _learn_prices(self) -> None:
         """Asks usage for prices that were never needed before: of dated names, and of new ones."""
-        prices, catalog = self._parts.prices, self._parts.catalog
         routes = self._parts.routes
         for asked in (self._request.model, *self._request.routing.fallback_models):
             for model in routes.reachable(asked):
-                for name in catalog.price_names(model):
-                    if prices.find(name) is None:
-                        await prices.get(name)
+                await self._learn_price(model)
+
+    async def _learn_price(self, model: str) -> None:
+        prices = self._parts.prices
+        for name in self._parts.catalog.price_names(model):
+            if prices.find(name) is None:
+                await prices.get(name)
 
     def _plan(self, now_unix_s: float, now_s: float) -> Plan:
         parts, grant = self._parts, self._grant
@@ -273,6 +281,9 @@ class ChatCall:
                 for deployment in plan.candidates
                 if isinstance(why := await self._prepare(deployment), GatewayError)
             }
+            mirror = "" if plan.route is None else self._mirror_of(plan.route)
+            if mirror:
+                await self._learn_price(mirror)
             situation = Situation(
                 grant=self._grant,
                 request=self._request,
@@ -286,6 +297,8 @@ class ChatCall:
                 now_unix_s=now_unix_s,
                 now_s=now_s,
                 tells_all=self._tells_all,
+                hedge_after_s=self._hedge_s(plan),
+                mirror=mirror,
             )
             told = explained(situation)
             told.attempts_max = parts.settings.attempts_max
@@ -313,7 +326,10 @@ class ChatCall:
                 failure = failure or prepared
                 continue
             try:
-                await ProviderCall(self._parts, self._line, prepared).run()
+                if plan.route is not None and plan.route.hedge and waiting:
+                    await self._hedged(plan.route, prepared, waiting)
+                else:
+                    await ProviderCall(self._parts, self._line, prepared).run()
                 return
             except GatewayError as error:
                 failure = error
@@ -327,6 +343,79 @@ class ChatCall:
             elif step is Step.STOP:
                 break
         raise self._told(failure or plan.refusal())
+
+    def _mirror(self, route: RouteSettings, mirrors: Mirrors) -> None:
+        """Has a copy of the call made, if it is one of those that are copied."""
+        model = self._mirror_of(route)
+        if model:
+            copy = copy_of(self._typed or self._request, model, self._request_id)
+            mirrors.make(_run, self._parts, copy, self._grant)
+
+    def _mirror_of(self, route: RouteSettings) -> str:
+        """The model that the call is copied to; empty for none."""
+        if not is_mirrored(route, self._request_id):
+            return ""
+        try:
+            target = self._parts.catalog.resolve(route.mirror_to)
+        except GatewayError:
+            return ""
+        return target.id if self._is_plain(target) else ""
+
+    def _hedge_s(self, plan: Plan) -> float:
+        """After what silence of the first another deployment would be asked, too; 0 for never."""
+        route, others = plan.route, plan.candidates[1:]
+        if route is None or not any(self._is_plain(one) for one in others):
+            return 0.0
+        return hedge_after_s(route, self._parts.observed, plan.candidates[0].id)
+
+    async def _hedged(
+        self, route: RouteSettings, first: Prepared, waiting: list[Deployment]
+    ) -> None:
+        """Makes the attempt, and another one beside it when it is slow. Raises how it failed."""
+        parts, line = self._parts, self._line
+        delay_s = hedge_after_s(route, parts.observed, first.attempt.deployment.id)
+        if not delay_s or len(line.attempts) + 2 > parts.settings.attempts_max:
+            await ProviderCall(parts, line, first).run()
+            return
+        second = partial(self._second, first.attempt.deployment, waiting)
+        await Race(parts, line, self._learn).run(first, delay_s, second)
+
+    async def _second(self, first: Deployment, waiting: list[Deployment]) -> Prepared | None:
+        """An attempt of the next deployment that can be made beside the first one; ``None`` when
+        there is none, or no retry to be spent on it.
+        """
+        parts = self._parts
+        now_s = parts.clock.monotonic()
+        for deployment in waiting:
+            if (
+                not self._is_plain(deployment)
+                or self._ill(deployment, now_s) is not None
+                or not self._are_cheap(first, deployment)
+            ):
+                continue
+            if not parts.retries.spend(now_s):
+                return None
+            waiting.remove(deployment)
+            prepared = await self._prepare(deployment)
+            return None if isinstance(prepared, GatewayError) else prepared
+        return None
+
+    def _is_plain(self, deployment: Deployment) -> bool:
+        """Whether it can be asked without asking the caller for another form of the request."""
+        wire, request = self._parts.providers[deployment.provider].wire, self._request
+        if not request.HasField("native") or self._typed is not None:
+            return True
+        return wire.native and wire.dialect == request.native.dialect
+
+    def _are_cheap(self, first: Deployment, second: Deployment) -> bool:
+        """Whether both together cannot cost more than the caller allows."""
+        context = self._request.context
+        if not context.HasField("cost_max_nano_usd"):
+            return True
+        bounds_nano_usd = [self._cost_bound(one) for one in (first, second)]
+        known = [bound for bound in bounds_nano_usd if bound is not None]
+        spent = self._line.cost_nano_usd
+        return len(known) == 2 and sum(known) + spent <= context.cost_max_nano_usd
 
     def _has_another(self, deployment: Deployment, failure: GatewayError) -> bool:
         """Whether what failed was the credential, and the provider has another one for this."""

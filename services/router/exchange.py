@@ -68,6 +68,10 @@ class Line:
     """How long a stream may pause; 0 for what the router allows anyway."""
     route: str = ""
     """Which route chose the deployment, and by what; empty when the caller did."""
+    samples: bool = False
+    """Times to first tokens are kept, for a route that hedges."""
+    beside: int = 0
+    """How many other attempts of the call are under way."""
 
     def follow(self, plan: Plan) -> None:
         """The call takes a route, which has deadlines of its own."""
@@ -75,6 +79,12 @@ class Line:
         if plan.route is not None:
             self.first_token_s = plan.route.first_token_timeout_s
             self.stall_s = plan.route.stall_timeout_s
+            self.samples = plan.route.hedge
+
+    def claim(self) -> bool:
+        """Whether the attempt may show its answer: always, unless another one is beside it."""
+        self.shown = True
+        return True
 
     def allow(self, seconds: float, now_s: float) -> None:
         """The next wait may last so long, within the call's own deadline."""
@@ -132,7 +142,7 @@ class ProviderCall:
         else:
             attempt_id, attempt.reservation = hold.attempt_id, hold.reservation
             attempt.output_tokens_cap = hold.output_tokens_cap
-        attempt.begin(attempt_id, len(line.attempts) + 1, now_unix_s, now_s)
+        attempt.begin(attempt_id, len(line.attempts) + 1 + line.beside, now_unix_s, now_s)
         try:
             parts.journal.dispatched(attempt_id, attempt.content)
         except GatewayError:
@@ -208,6 +218,8 @@ class ProviderCall:
             now_s = self._parts.clock.monotonic()
             attempt.first_token(now_s)
             self._completed(answer, now_s)
+            if not self._line.claim():
+                return
             self._line.allow(self._parts.settings.stall_timeout_s, now_s)
             await self._line.send([self._served(), answer.event, self._metered()])
 
@@ -237,9 +249,10 @@ class ProviderCall:
                 if not (stream.started or done or len(held) > HELD_EVENTS_MAX):
                     continue
                 self._attempt.first_token(now_s)
+                if not line.claim():
+                    raise _lost()
                 events = [self._served(), *held]
                 held.clear()
-                line.shown = True
             if done:
                 self._parts.failpoints.hit(Failpoint.USAGE_SEEN)
                 response.finish()
@@ -258,7 +271,7 @@ class ProviderCall:
         return chat_pb2.ChatEvent(
             served=chat_pb2.Served(
                 model=attempt.deployment.id,
-                attempts=len(line.attempts) + 1,
+                attempts=len(line.attempts) + 1 + line.beside,
                 upstream_us=int(attempt.first_byte_s * 1_000_000),
                 requests=line.ticket.requests,
                 tokens=line.ticket.tokens,
@@ -307,7 +320,8 @@ class ProviderCall:
         self._parts.observed.of(attempt.deployment.id).succeeded(*figures)
         if self._seated:
             self._parts.observed.of(self._way.seat.id).succeeded(*figures)
-        self._line.shown = True
+        if self._line.samples:
+            self._parts.observed.of(attempt.deployment.id).sampled(first_s)
 
     def _failed(self, failure: GatewayError | None) -> None:
         """Settles, unless the attempt was complete and only its caller is not."""
@@ -353,6 +367,12 @@ class ProviderCall:
                 tokens.input_tokens,
                 tokens.output_tokens,
             )
+
+
+def _lost() -> GatewayError:
+    return GatewayError(
+        error_pb2.ERROR_REASON_CANCELLED, "Another attempt of the call was quicker."
+    )
 
 
 class _Notes:

@@ -1,12 +1,14 @@
 """What a call is served with: one value that holds every long-lived part of the router."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import token_usage_pb2
+from onegate.router.v1 import chat_pb2
 from onegate.usage.v1 import price_pb2
+from runtime.calls import ServerCall
 from runtime.clock import Clock, Entropy
 from runtime.config import RouterSettings
 from runtime.failpoints import OFF, Failpoints
@@ -37,6 +39,21 @@ class Grants(Protocol):
     async def get(self, key: str) -> grant_pb2.Grant:
         """The grant. Raises INVALID_API_KEY, KEY_EXPIRED, AUTH_UNAVAILABLE."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class OneGrant:
+    """One grant, whatever key is presented: of calls that the gateway itself makes for somebody."""
+
+    grant: grant_pb2.Grant
+
+    def lookup(self, _key: str) -> grant_pb2.Grant | None:
+        """The grant."""
+        return self.grant
+
+    async def get(self, _key: str) -> grant_pb2.Grant:
+        """The grant."""
+        return self.grant
 
 
 class Prices(Protocol):
@@ -89,6 +106,20 @@ class SharedLimits(Protocol):
         self, grant: grant_pb2.Grant, model: str, tokens: Callable[[], int], now_s: float
     ) -> Ticket:
         """Counts a call. Raises RATE_LIMIT_EXCEEDED, STORE_UNAVAILABLE."""
+        ...
+
+
+class Mirrors(Protocol):
+    """What makes copies of calls. ``services/router/mirroring.py``."""
+
+    def make(
+        self,
+        run: "Callable[[Parts, ServerCall], Awaitable[None]]",
+        parts: "Parts",
+        copy: chat_pb2.ChatRequest,
+        grant: grant_pb2.Grant,
+    ) -> None:
+        """Makes one, if there is room."""
         ...
 
 
@@ -159,5 +190,7 @@ class Parts:
     """What makes calls with an idempotency key once; absent where that is switched off."""
     cooldowns: SharedCooldowns | None = None
     """Where several routers tell each other who cools down."""
+    mirrors: Mirrors | None = None
+    """What makes copies of calls; absent for the copies themselves."""
     failpoints: Failpoints = OFF
     """Where a test may end this process."""

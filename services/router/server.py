@@ -38,6 +38,7 @@ from services.router.limits.peer_cooldowns import EveryWay, PeerCooldowns
 from services.router.limits.waiting import Waiting
 from services.router.limits.windows import Limits
 from services.router.meters import Meters
+from services.router.mirroring import Mirrors
 from services.router.models.catalog import Catalog
 from services.router.models.discovery import Discovery
 from services.router.models.model_service import ModelService
@@ -149,6 +150,8 @@ class _Router:
         peers = PeerCooldowns(usage, health, clock, own.name)
         stack.push_async_callback(peers.close)
         purses = _purses(journal, usage, (settings, clock, entropy, failpoints), stack, peers)
+        mirrors = Mirrors(Standings(catalog, prices, health))
+        stack.push_async_callback(mirrors.close)
         parts = Parts(
             settings=own,
             clock=clock,
@@ -174,6 +177,7 @@ class _Router:
             cooldowns=EveryWay((shared.cooldowns, peers)) if shared.cooldowns else peers,
             purses=purses,
             failpoints=failpoints,
+            mirrors=mirrors,
             repeats=_repeats(own, journal, usage, (clock, entropy), stack),
         )
         metrics.reading(

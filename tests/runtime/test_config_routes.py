@@ -155,6 +155,14 @@ def test_a_fault_of_a_policy_is_said_with_its_place(write: Write, text: str, sai
             f'[[route]]\nname = "r"\ncontext_fallbacks = ["other/m"]\n{TO}',
             ':3: there is no provider "other"',
         ),
+        (
+            f'[[route]]\nname = "r"\nmirror_to = "other/m"\nmirror_percent = 5\n{TO}',
+            ':3: there is no provider "other"',
+        ),
+        (
+            f'[[route]]\nname = "r"\nmirror_percent = 5\n{TO}',
+            ":1: a route that mirrors needs mirror_to and mirror_percent",
+        ),
     ],
 )
 def test_a_fault_is_said_with_its_place(write: Write, text: str, said: str) -> None:

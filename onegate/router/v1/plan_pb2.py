@@ -27,7 +27,7 @@ from onegate.auth.v1 import grant_pb2 as onegate_dot_auth_dot_v1_dot_grant__pb2
 from onegate.common.v1 import error_pb2 as onegate_dot_common_dot_v1_dot_error__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1conegate/router/v1/plan.proto\x12\x11onegate.router.v1\x1a!onegate/auth/v1/data_policy.proto\x1a\x1bonegate/auth/v1/grant.proto\x1a\x1donegate/common/v1/error.proto\"\xa4\x02\n\x04Plan\x12;\n\nconsidered\x18\x01 \x03(\x0b\x32\'.onegate.router.v1.ConsideredDeployment\x12)\n\x07refusal\x18\x02 \x01(\x0b\x32\x18.onegate.common.v1.Error\x12/\n\x0brate_limits\x18\x03 \x03(\x0b\x32\x1a.onegate.auth.v1.RateLimit\x12\x12\n\ndata_class\x18\x04 \x01(\t\x12\x1b\n\x13\x64\x61ta_policy_version\x18\x05 \x01(\t\x12-\n\ndata_rules\x18\x06 \x03(\x0b\x32\x19.onegate.auth.v1.DataRule\x12\x14\n\x0c\x61ttempts_max\x18\x07 \x01(\x05\x12\r\n\x05route\x18\x08 \x01(\t\"\xd4\x01\n\x14\x43onsideredDeployment\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05place\x18\x02 \x01(\x05\x12\x30\n\x08verdicts\x18\x03 \x03(\x0b\x32\x1e.onegate.router.v1.RuleVerdict\x12 \n\x13\x63ost_bound_nano_usd\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x32\n\nonly_after\x18\x05 \x01(\x0e\x32\x1e.onegate.common.v1.ErrorReasonB\x16\n\x14_cost_bound_nano_usd\"m\n\x0bRuleVerdict\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.onegate.common.v1.ErrorReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x10\n\x08withheld\x18\x04 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1conegate/router/v1/plan.proto\x12\x11onegate.router.v1\x1a!onegate/auth/v1/data_policy.proto\x1a\x1bonegate/auth/v1/grant.proto\x1a\x1donegate/common/v1/error.proto\"\x8d\x03\n\x04Plan\x12;\n\nconsidered\x18\x01 \x03(\x0b\x32\'.onegate.router.v1.ConsideredDeployment\x12)\n\x07refusal\x18\x02 \x01(\x0b\x32\x18.onegate.common.v1.Error\x12/\n\x0brate_limits\x18\x03 \x03(\x0b\x32\x1a.onegate.auth.v1.RateLimit\x12\x12\n\ndata_class\x18\x04 \x01(\t\x12\x1b\n\x13\x64\x61ta_policy_version\x18\x05 \x01(\t\x12-\n\ndata_rules\x18\x06 \x03(\x0b\x32\x19.onegate.auth.v1.DataRule\x12\x14\n\x0c\x61ttempts_max\x18\x07 \x01(\x05\x12\r\n\x05route\x18\x08 \x01(\t\x12\x1b\n\x0ehedge_after_ms\x18\t \x01(\x03H\x00\x88\x01\x01\x12\x37\n\x06mirror\x18\n \x01(\x0b\x32\'.onegate.router.v1.ConsideredDeploymentB\x11\n\x0f_hedge_after_ms\"\xd4\x01\n\x14\x43onsideredDeployment\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05place\x18\x02 \x01(\x05\x12\x30\n\x08verdicts\x18\x03 \x03(\x0b\x32\x1e.onegate.router.v1.RuleVerdict\x12 \n\x13\x63ost_bound_nano_usd\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x32\n\nonly_after\x18\x05 \x01(\x0e\x32\x1e.onegate.common.v1.ErrorReasonB\x16\n\x14_cost_bound_nano_usd\"m\n\x0bRuleVerdict\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12.\n\x06reason\x18\x02 \x01(\x0e\x32\x1e.onegate.common.v1.ErrorReason\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x10\n\x08withheld\x18\x04 \x01(\x08\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,9 +35,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'onegate.router.v1.plan_pb2'
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PLAN']._serialized_start=147
-  _globals['_PLAN']._serialized_end=439
-  _globals['_CONSIDEREDDEPLOYMENT']._serialized_start=442
-  _globals['_CONSIDEREDDEPLOYMENT']._serialized_end=654
-  _globals['_RULEVERDICT']._serialized_start=656
-  _globals['_RULEVERDICT']._serialized_end=765
+  _globals['_PLAN']._serialized_end=544
+  _globals['_CONSIDEREDDEPLOYMENT']._serialized_start=547
+  _globals['_CONSIDEREDDEPLOYMENT']._serialized_end=759
+  _globals['_RULEVERDICT']._serialized_start=761
+  _globals['_RULEVERDICT']._serialized_end=870
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,8 @@ class Plan(_message.Message):
     DATA_RULES_FIELD_NUMBER: _builtins.int
     ATTEMPTS_MAX_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
+    HEDGE_AFTER_MS_FIELD_NUMBER: _builtins.int
+    MIRROR_FIELD_NUMBER: _builtins.int
     data_class: _builtins.str
     """The class of the call's data; empty when the policy has no classes."""
     data_policy_version: _builtins.str
@@ -43,6 +45,10 @@ class Plan(_message.Message):
     """How many providers one call may try in turn."""
     route: _builtins.str
     """The route or policy that chose the models, and by what, as `name; reason`; empty when the caller did."""
+    hedge_after_ms: _builtins.int
+    """How long the first deployment may be silent before the next one is asked as well, in milliseconds; unset when it
+    would not be.
+    """
     @_builtins.property
     def considered(self) -> _containers.RepeatedCompositeFieldContainer[Global___ConsideredDeployment]:
         """Every deployment that was considered: first those that would be tried, in this order, then the others."""
@@ -59,6 +65,10 @@ class Plan(_message.Message):
     def data_rules(self) -> _containers.RepeatedCompositeFieldContainer[_data_policy_pb2.DataRule]:
         """What is demanded of whoever is given the data, by whom."""
 
+    @_builtins.property
+    def mirror(self) -> Global___ConsideredDeployment:
+        """Where the call would be copied to afterwards, for nobody to hear the answer; unset for nowhere."""
+
     def __init__(
         self,
         *,
@@ -70,12 +80,16 @@ class Plan(_message.Message):
         data_rules: _abc.Iterable[_data_policy_pb2.DataRule] | None = ...,
         attempts_max: _builtins.int = ...,
         route: _builtins.str = ...,
+        hedge_after_ms: _builtins.int | None = ...,
+        mirror: Global___ConsideredDeployment | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_hedge_after_ms", b"_hedge_after_ms", "hedge_after_ms", b"hedge_after_ms", "mirror", b"mirror", "refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts_max", b"attempts_max", "considered", b"considered", "data_class", b"data_class", "data_policy_version", b"data_policy_version", "data_rules", b"data_rules", "rate_limits", b"rate_limits", "refusal", b"refusal", "route", b"route"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hedge_after_ms", b"_hedge_after_ms", "attempts_max", b"attempts_max", "considered", b"considered", "data_class", b"data_class", "data_policy_version", b"data_policy_version", "data_rules", b"data_rules", "hedge_after_ms", b"hedge_after_ms", "mirror", b"mirror", "rate_limits", b"rate_limits", "refusal", b"refusal", "route", b"route"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__hedge_after_ms: _TypeAlias = _typing.Literal["hedge_after_ms"]  # noqa: Y015
+    _WhichOneofArgType__hedge_after_ms: _TypeAlias = _typing.Literal["_hedge_after_ms", b"_hedge_after_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hedge_after_ms) -> _WhichOneofReturnType__hedge_after_ms | None: ...
 
 Global___Plan: _TypeAlias = Plan  # noqa: Y015
 

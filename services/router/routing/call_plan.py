@@ -11,6 +11,7 @@ from onegate.auth.v1 import grant_pb2
 from onegate.router.v1 import chat_pb2
 from onegate.usage.v1 import price_pb2
 from runtime.errors import GatewayError
+from runtime.route_settings import RouteSettings
 from services.router.limits import bounds
 from services.router.models.catalog import Deployment
 from services.router.routing.observed import Observed
@@ -131,6 +132,16 @@ def look_of(
         full=lambda name: all(observed.full(seat, now_s) for seat in seated(name)),
         now_s=now_s,
     )
+
+
+def hedge_after_s(route: RouteSettings, observed: Observed, model: str) -> float:
+    """How long an attempt at a deployment may be silent before another one is made beside it; 0
+    for as long as it may be anyway.
+    """
+    if not route.hedge:
+        return 0.0
+    seen = observed.find(model)
+    return route.hedge_after_s or (seen.slow_s() if seen is not None else 0.0)
 
 
 def _blended(sheet: price_pb2.PriceSheet | None) -> float:

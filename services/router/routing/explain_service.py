@@ -14,7 +14,7 @@ from runtime.errors import GatewayError
 from runtime.rpc import OPERATOR_KEY, unary
 from runtime.rpc_server import metadata_of
 from services.router.chat_call import ChatCall
-from services.router.parts import Parts
+from services.router.parts import OneGrant, Parts
 
 GRANT_TIMEOUT_S: Final = 5.0
 """How long auth may take to say what a key may do, in seconds."""
@@ -55,7 +55,7 @@ class ExplainService(ExplainServiceServicer):
         call = _UnmadeCall(asked.SerializeToString(), metadata)
         if request.key_id:
             grant = await self._grant(request.key_id, metadata)
-            parts = replace(parts, grants=_OneGrant(grant))
+            parts = replace(parts, grants=OneGrant(grant))
             call.metadata = {_AUTHORIZATION: f"Bearer {request.key_id}"}
         # Auth has checked the operator's token by now, where it is what was presented.
         tells_all = bool(request.key_id) and OPERATOR_KEY in metadata
@@ -72,19 +72,6 @@ class ExplainService(ExplainServiceServicer):
             away=error_pb2.ERROR_REASON_AUTH_UNAVAILABLE,
         )
         return answer.grant
-
-
-@dataclass(frozen=True, slots=True)
-class _OneGrant:
-    """The grant of the key that is asked about, whatever is presented."""
-
-    grant: grant_pb2.Grant
-
-    def lookup(self, _key: str) -> grant_pb2.Grant | None:
-        return self.grant
-
-    async def get(self, _key: str) -> grant_pb2.Grant:
-        return self.grant
 
 
 @dataclass(slots=True)

@@ -46,6 +46,8 @@ class Situation:
         now_unix_s: the wall clock.
         now_s: the monotonic clock.
         seat: the deployment with the credential that it would be asked with, as health knows it.
+        hedge_after_s: how long the first may be silent before the next is asked, too; 0 for ever.
+        mirror: the model that the call would be copied to; empty for none.
         tells_all: the reader is an operator, to whom nothing is withheld.
     """
 
@@ -60,6 +62,8 @@ class Situation:
     now_unix_s: float
     now_s: float
     seat: Callable[[Deployment], Deployment] = lambda deployment: deployment
+    hedge_after_s: float = 0.0
+    mirror: str = ""
     tells_all: bool = False
 
 
@@ -86,6 +90,10 @@ def explained(situation: Situation) -> plan_pb2.Plan:
             considered.only_after = cast("error_pb2.ErrorReason.ValueType", reason)
             told.considered.append(considered)
     if tried:
+        if situation.hedge_after_s and len(tried) > 1:
+            told.hedge_after_ms = int(situation.hedge_after_s * 1000)
+        if situation.mirror:
+            told.mirror.CopyFrom(_mirrored(situation))
         model = tried[0].id
         told.rate_limits.extend(
             rate
@@ -96,6 +104,16 @@ def explained(situation: Situation) -> plan_pb2.Plan:
         refused = next(iter(situation.unspeakable.values()), None) or plan.refusal()
         told.refusal.CopyFrom(refused.to_proto())
     return told
+
+
+def _mirrored(situation: Situation) -> plan_pb2.ConsideredDeployment:
+    """Who would get a copy, before every rule."""
+    try:
+        deployment = situation.resolve(situation.mirror)
+    except GatewayError as missing:
+        verdicts = [_verdict((FOUND, missing))]
+        return plan_pb2.ConsideredDeployment(model=situation.mirror, verdicts=verdicts)
+    return _considered(situation, deployment, 0)
 
 
 def _excluded(situation: Situation, out: Excluded) -> plan_pb2.ConsideredDeployment:

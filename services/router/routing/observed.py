@@ -9,6 +9,7 @@ Pure: the caller brings the time, in monotonic seconds. Bounded, whatever names 
 """
 
 import math
+from collections import deque
 from typing import Final
 
 ENTRIES_MAX: Final = 10_000
@@ -33,6 +34,11 @@ EJECTED_SHARE_MAX: Final = 0.5
 """At most this share of those that could serve a call is left out by breakers."""
 FULL_MAX_S: Final = 120.0
 """The longest time for which a provider's word that its limit is used up is believed."""
+FIRSTS_MAX: Final = 100
+"""Of how many calls the time to the first token is kept, where somebody asks for the slowest."""
+FIRSTS_MIN: Final = 20
+"""Of how many it must be known before anything is made of it."""
+SLOW: Final = 0.95
 
 
 class Seen:
@@ -48,6 +54,7 @@ class Seen:
     """
 
     __slots__ = (
+        "_firsts_s",
         "_latency_at_s",
         "_latency_s",
         "_probe_until_s",
@@ -68,6 +75,7 @@ class Seen:
         self.tokens_per_s = 0.0
         self.open_until_s = 0.0
         self.full_until_s = 0.0
+        self._firsts_s: deque[float] | None = None
         self._latency_s = 0.0
         self._latency_at_s = 0.0
         self._probe_until_s = 0.0
@@ -136,6 +144,19 @@ class Seen:
         """
         if wait_s is not None:
             self.full_until_s = now_s + min(wait_s, FULL_MAX_S)
+
+    def sampled(self, first_token_s: float) -> None:
+        """A call went well, and its route wants to know what is slow."""
+        if self._firsts_s is None:
+            self._firsts_s = deque(maxlen=FIRSTS_MAX)
+        self._firsts_s.append(first_token_s)
+
+    def slow_s(self) -> float:
+        """The time to the first token that one of twenty calls exceeds; 0 when it is not known."""
+        firsts_s = self._firsts_s
+        if firsts_s is None or len(firsts_s) < FIRSTS_MIN:
+            return 0.0
+        return sorted(firsts_s)[int(len(firsts_s) * SLOW)]
 
     def _decayed(self, toward_s: float, now_s: float) -> float:
         """The peak as it is remembered; what is slow is asked again once that has faded."""

@@ -23,13 +23,14 @@ from runtime.route_settings import (
 )
 from services.router.limits import bounds
 from services.router.limits.admission import POLICIES, CallFacts, refusal
+from services.router.mirroring import is_mirrored
 from services.router.models.catalog import Catalog, ConfiguredProvider, Deployment
-from services.router.routing.call_plan import asked_of, look_of, plan_call
+from services.router.routing.call_plan import asked_of, hedge_after_s, look_of, plan_call
 from services.router.routing.data_rules import DataHandling, call_data
 from services.router.routing.explaining import Situation, explained
 from services.router.routing.health import Health
 from services.router.routing.illness import ILLNESSES, ill
-from services.router.routing.observed import STREAK_MAX, Observed
+from services.router.routing.observed import FIRSTS_MIN, STREAK_MAX, Observed
 from services.router.routing.planning import BREAKER, FALLBACKS, Plan
 from services.router.routing.policies import SetPolicies
 from services.router.routing.routes import Routes
@@ -183,6 +184,10 @@ def some_routes(dice: random.Random) -> Routes:
                 fallbacks=tuple(some(dice, ("d/m", *({"r1": ["r2"]}.get(name, []))))),
                 context_fallbacks=tuple(some(dice, MODELS[:3])),
                 content_fallbacks=tuple(some(dice, MODELS[3:])),
+                hedge=dice.random() < 0.5,
+                hedge_after_s=dice.choice((0.0, 0.5)),
+                mirror_to=dice.choice(("", *MODELS, "nowhere/x")),
+                mirror_percent=50.0,
             )
             for name in ROUTES
         ),
@@ -209,6 +214,8 @@ def an_observed(dice: random.Random) -> Observed:
         seen = observed.of(model)
         seen.begin(NOW_S - 2)
         seen.succeeded(dice.random(), dice.randint(1, 100), dice.random(), NOW_S - 2)
+        for _ in range(dice.choice((0, FIRSTS_MIN))):
+            seen.sampled(dice.random())
         if dice.random() < 0.5:
             seen.full_until_s = NOW_S + dice.choice((-1, 1))
         if dice.random() < 0.5:
@@ -228,11 +235,21 @@ def some_seats(dice: random.Random) -> Callable[[Deployment], list[str]]:
     return seats
 
 
+def beside(plan: Plan, observed: Observed, request_id: str) -> tuple[float, str]:
+    """After how long a second attempt would be made, and where a copy would go."""
+    route = plan.route
+    if route is None or not plan.candidates:
+        return 0.0, ""
+    hedged_s = hedge_after_s(route, observed, plan.candidates[0].id)
+    return hedged_s, route.mirror_to if is_mirrored(route, request_id) else ""
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A generated situation, and what a call would follow in it."""
 
     plan: Plan
+    judge: Callable[[Deployment], GatewayError | None]
     situation: Situation
 
 
@@ -278,6 +295,7 @@ def drawn(number: int, *, tells_all: bool = False) -> Drawn:
         catalog.resolve,
         judge,
     )
+    hedged_s, mirror = beside(plan, observed, f"{number}")
     speakable = dice.random() < 0.8
     unspeakable = {
         d.id: GatewayError(31, "the wire has no such word")
@@ -286,6 +304,7 @@ def drawn(number: int, *, tells_all: bool = False) -> Drawn:
     }
     return Drawn(
         plan,
+        judge,
         Situation(
             grant=grant,
             request=request,
@@ -297,6 +316,8 @@ def drawn(number: int, *, tells_all: bool = False) -> Drawn:
             unspeakable=unspeakable,
             now_unix_s=NOW_UNIX_S,
             now_s=NOW_S,
+            hedge_after_s=hedged_s,
+            mirror=mirror,
             tells_all=tells_all,
         ),
     )
@@ -307,9 +328,33 @@ def refusals(one: plan_pb2.ConsideredDeployment) -> list[int]:
     return [verdict.reason for verdict in one.verdicts if verdict.reason]
 
 
+def check_hedge(told: plan_pb2.Plan, case: Drawn, followed: int) -> bool:
+    """A second attempt is told where there is one, and after how long."""
+    wanted = case.situation.hedge_after_s if followed > 1 else 0.0
+    assert told.HasField("hedge_after_ms") == bool(wanted)
+    assert told.hedge_after_ms == int(wanted * 1000)
+    return bool(wanted)
+
+
+def check_mirror(told: plan_pb2.Plan, case: Drawn) -> bool:
+    """Who would get a copy is judged as if the call had named it; whether it would get one."""
+    if not told.HasField("mirror"):
+        return False
+    situation = case.situation
+    try:
+        target = situation.resolve(situation.mirror)
+        why = case.judge(target) or situation.unspeakable.get(target.id)
+    except GatewayError as missing:
+        why = missing
+    wishes = [v.reason for v in told.mirror.verdicts if v.rule == "wishes" and v.reason]
+    reasons = wishes + ([why.reason] if why is not None else [])
+    assert refusals(told.mirror)[:1] == reasons[:1]
+    return not reasons
+
+
 def test_the_plan_that_is_told_is_the_plan_that_is_followed_in_ten_thousand_situations() -> None:
     seen: set[tuple[str, int]] = set()
-    tried = routed = rescued = 0
+    tried = routed = rescued = hedged = mirrored = 0
     for number in range(10_000):
         case = drawn(number)
         told = explained(case.situation)
@@ -330,6 +375,8 @@ def test_the_plan_that_is_told_is_the_plan_that_is_followed_in_ten_thousand_situ
         assert [(one.only_after, one.model) for one in told.considered if one.only_after] == rescue
         assert not {model for _, model in rescue} & set(followed), number
         assert told.route == case.plan.said
+        hedged += check_hedge(told, case, len(followed))
+        mirrored += check_mirror(told, case)
         routed += bool(told.route)
         rescued += bool(rescue)
         if not followed and not case.situation.unspeakable:
@@ -345,6 +392,8 @@ def test_the_plan_that_is_told_is_the_plan_that_is_followed_in_ten_thousand_situ
     assert rules >= {*own, "found", "wishes", FALLBACKS, "wire", BREAKER}
     assert routed > 2_000
     assert rescued > 200
+    assert hedged > 50
+    assert mirrored > 50
     assert 1_000 < tried < 9_000
 
 
