@@ -26,6 +26,7 @@ GROUPS: Final = {
     "models": "cli.catalogue",
     "usage": "cli.usage",
     "prices": "cli.prices",
+    "credits": "cli.credits",
     "budgets": "cli.budgets",
     "ledger": "cli.ledger",
     "invoice": "cli.invoices",

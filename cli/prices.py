@@ -16,6 +16,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.markup import escape
 
+from cli import agreements
 from cli.context import CliContext, fail
 from cli.keys_view import console
 from cli.prices_file import PriceFileError, nano_per_million, rate_of, sheets_of
@@ -29,6 +30,11 @@ from runtime.patterns import matches
 from services.usage.prices import litellm
 
 app = prices_app
+app.command("markup")(agreements.markup_command)
+app.command("rate")(agreements.rate_command)
+app.command("end")(agreements.end_command)
+app.command("agreements")(agreements.agreements_command)
+app.command("rerate")(agreements.rerate_command)
 
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 _PAGE_SIZE: Final = 1_000

@@ -22,6 +22,7 @@ from cli.usage_view import Output, print_prices, print_records, print_summaries
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
     alert_service_pb2_grpc,
+    billing_service_pb2_grpc,
     budget_service_pb2_grpc,
     catalogue_service_pb2_grpc,
     invoice_service_pb2_grpc,
@@ -84,6 +85,7 @@ class Usage:
     invoices: invoice_service_pb2_grpc.InvoiceServiceStub
     bills: reconcile_service_pb2_grpc.ReconcileServiceStub
     catalogue: catalogue_service_pb2_grpc.CatalogueServiceStub
+    billing: billing_service_pb2_grpc.BillingServiceStub
     operator_token: Secret
 
     async def call(self, method: Any, request: Any) -> Any:
@@ -172,6 +174,7 @@ async def _with_usage(settings: Settings, work: Callable[[Usage], Awaitable[T]])
             invoices=invoice_service_pb2_grpc.InvoiceServiceStub(line),
             bills=reconcile_service_pb2_grpc.ReconcileServiceStub(line),
             catalogue=catalogue_service_pb2_grpc.CatalogueServiceStub(line),
+            billing=billing_service_pb2_grpc.BillingServiceStub(line),
             operator_token=token,
         )
         return await work(usage)

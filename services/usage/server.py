@@ -14,6 +14,7 @@ import grpc
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
     alert_service_pb2_grpc,
+    billing_service_pb2_grpc,
     budget_service_pb2_grpc,
     catalogue_service_pb2_grpc,
     cooldown_service_pb2_grpc,
@@ -42,6 +43,10 @@ from services.usage.alerts.alert_service import AlertService
 from services.usage.alerts.alert_store import AlertStore
 from services.usage.alerts.rate_store import RateStore
 from services.usage.alerts.rate_watch import RateWatch
+from services.usage.billing.agreement_store import AgreementStore, Postings
+from services.usage.billing.billing_service import BillingService
+from services.usage.billing.credit_store import CreditStore
+from services.usage.billing.rerate_store import RerateStore
 from services.usage.cooldowns.cooldown_service import CooldownService
 from services.usage.cooldowns.cooldown_store import CooldownStore
 from services.usage.idempotency import idempotency_store
@@ -175,7 +180,13 @@ class _Books:
     ) -> None:
         self._database = database
         ledger = LedgerStore(shared_clock(clock), shared_clock_sql)
-        self.charger = Charger(ledger)
+        self._agreements = AgreementStore(database, ledger.now_us)
+        self.charger = Postings(Charger(ledger), self._agreements)
+        self._billing = (
+            self._agreements,
+            CreditStore(database, ledger.now_us),
+            RerateStore(database, ledger, self._agreements),
+        )
         self._holds = HoldStore(database, ledger, failpoints)
         self._holders = HolderStore(database, ledger, self._holds)
         self._budgets = BudgetStore(database, ledger)
@@ -201,14 +212,19 @@ class _Books:
             "usage_idempotency", idempotency_store.MIGRATIONS, now=clock.now()
         )
         await self._answers.spare(SPARE_US)
+        await self._agreements.migrate(now=clock.now())
         await self._invoices.migrate(now=clock.now())
         await self._bills.migrate(now=clock.now())
         await self._cooldowns.migrate(now=clock.now())
         await self.cooldowns.start()
         await self.keeper.start()
 
-    def serve(self, server: RpcServer, operator_token: Secret) -> None:
-        """Adds the services."""
+    def serve(self, server: RpcServer, operator_token: Secret, board: Board) -> None:
+        """Adds the services; ``board`` says what models cost at any time."""
+        server.add(
+            billing_service_pb2_grpc.add_BillingServiceServicer_to_server,
+            BillingService(self._billing, board.between, operator_token),
+        )
         self._hold_service = HoldService(
             (self._holds, self._holders), operator_token, self._metrics, self.keeper.wake
         )
@@ -345,7 +361,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         server.add(usage_service_pb2_grpc.add_UsageServiceServicer_to_server, service)
         priced.serve(server, operator_token)
         sums.serve(server, operator_token)
-        books.serve(server, operator_token)
+        books.serve(server, operator_token, priced.board)
         chance = (clock, SystemEntropy())
         server.add(
             alert_service_pb2_grpc.add_AlertServiceServicer_to_server,

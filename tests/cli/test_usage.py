@@ -35,10 +35,13 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 
 
 def settings_of(directory: Path) -> Settings:
+    """On SQLite, or on the database that a file named `dsn` says."""
     address = f"unix:{directory}/usage.sock"
+    named = directory / "dsn"
+    dsn = named.read_text() if named.exists() else f"sqlite://{directory}/usage.db"
     return Settings(
         data_dir=str(directory),
-        usage=UsageSettings(listen=address, dsn=f"sqlite://{directory}/usage.db"),
+        usage=UsageSettings(listen=address, dsn=dsn),
         edge=EdgeSettings(usage=address),
         rpc=RpcSettings(operator_token_file=str(directory / "operator.token")),
     )
@@ -60,8 +63,10 @@ def process(directory: Path) -> Iterator[None]:
     ) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "ready\n"
-        yield
-        running.send_signal(signal.SIGKILL)
+        try:
+            yield
+        finally:
+            running.send_signal(signal.SIGKILL)
 
 
 def posted() -> list[UsageRecord]:

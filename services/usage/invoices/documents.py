@@ -54,23 +54,52 @@ class Line:
     cached_input_tokens: int
     output_tokens: int
     amount_nano_usd: int
+    covered_nano_usd: int = 0
+    margin_nano_usd: int = 0
+
+    @property
+    def charged_nano_usd(self) -> int:
+        """What is charged for it: what it cost, and what agreements make of that."""
+        return self.amount_nano_usd + self.margin_nano_usd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Late:
-    """What was posted to an invoice's period after it was issued."""
+    """What was posted to an invoice's period after it was issued; the same figures as a line's."""
 
     issuer: str
     number: str
+    amount_nano_usd: int
+    covered_nano_usd: int = 0
+    margin_nano_usd: int = 0
+
+    @property
+    def charged_nano_usd(self) -> int:
+        """What is charged for it."""
+        return self.amount_nano_usd + self.margin_nano_usd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """What an invoice draws on a credit that was granted."""
+
+    credit_id: str
+    description: str
     amount_nano_usd: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Used:
-    """What an invoice is about: its period's lines, and what came late for earlier ones."""
+    """What an invoice is about: its period's lines, what came late for earlier ones, and what
+    credits pay of it.
+
+    Amounts are what the ledger says; ``covered`` is the part of them to which agreements apply, and
+    ``margin`` what these charge beyond it.
+    """
 
     lines: Sequence[Line]
     late: Sequence[Late] = ()
+    drawn: Sequence[Drawn] = ()
 
     @property
     def own_nano_usd(self) -> int:
@@ -81,6 +110,26 @@ class Used:
     def total_nano_usd(self) -> int:
         """The same with what came late."""
         return self.own_nano_usd + sum(one.amount_nano_usd for one in self.late)
+
+    @property
+    def own_covered_nano_usd(self) -> int:
+        """The part of the period's lines to which agreements apply."""
+        return sum(line.covered_nano_usd for line in self.lines)
+
+    @property
+    def own_margin_nano_usd(self) -> int:
+        """What agreements charge beyond the period's lines."""
+        return sum(line.margin_nano_usd for line in self.lines)
+
+    @property
+    def covered_nano_usd(self) -> int:
+        """The same with what came late."""
+        return self.own_covered_nano_usd + sum(one.covered_nano_usd for one in self.late)
+
+    @property
+    def agreed_nano_usd(self) -> int:
+        """What agreements charge in all beyond the ledger's sum; less than nothing for less."""
+        return self.own_margin_nano_usd + sum(one.margin_nano_usd for one in self.late)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,13 +247,22 @@ def places_of(currency: str) -> int:
     return 3 if currency in _THOUSANDTHS else 2
 
 
-def totals(terms: InvoiceTerms, usage_nano_usd: int) -> Totals:
+def totals(terms: InvoiceTerms, used: Used) -> Totals:
     """The sums of an invoice. Raises INVALID_REQUEST when credits are more than there is."""
     with localcontext(_EXACT):
-        usage = usage_nano_usd * NANO
-        margin = usage * Decimal(terms.margin_percent or 0) / 100
+        usage = (used.total_nano_usd + used.agreed_nano_usd) * NANO
+        # What an agreement covers has its margin already.
+        plain_usage = (used.total_nano_usd - used.covered_nano_usd) * NANO
+        margin = plain_usage * Decimal(terms.margin_percent or 0) / 100
         off = sum(credit.amount_nano_usd for credit in terms.credits) * NANO
+        off += sum(one.amount_nano_usd for one in used.drawn) * NANO
         net_usd = usage + margin - off
+        if net_usd < 0 and not off:
+            raise invalid(
+                "scope",
+                f"comes to less than nothing ({plain(usage)} USD), because earlier usage turned out"
+                " to cost less: bill a longer period, or credit the earlier invoice",
+            )
         if net_usd < 0:
             raise invalid("credits", f"are more than the invoice is about ({plain(usage)} USD)")
         net = net_usd * Decimal(terms.exchange_rate)
@@ -219,6 +277,14 @@ def totals(terms: InvoiceTerms, usage_nano_usd: int) -> Totals:
             rounding=total - (net + tax),
             total=total,
         )
+
+
+def payable_nano_usd(terms: InvoiceTerms, used: Used) -> int:
+    """How much granted credits may pay of an invoice that draws on none yet: rounded down, at least
+    nothing. Raises as :func:`totals`.
+    """
+    with localcontext(Context(prec=120)):
+        return int(totals(terms, used).net_usd / NANO)
 
 
 def rounded(amount: Decimal, currency: str) -> Decimal:
@@ -255,7 +321,7 @@ def document(
         number: empty for a draft.
         issued_at: ``None`` for a draft.
     """
-    sums = totals(terms, used.total_nano_usd)
+    sums = totals(terms, used)
     due = issued_at + timedelta(days=terms.due_days) if issued_at and terms.due_days else None
     return {
         "schema": SCHEMA,
@@ -278,21 +344,37 @@ def document(
                 "cached_input_tokens": line.cached_input_tokens,
                 "output_tokens": line.output_tokens,
                 "amount_nano_usd": line.amount_nano_usd,
+                "charged_nano_usd": line.charged_nano_usd,
             }
             for line in used.lines
         ],
         "late": [
-            {"issuer": one.issuer, "number": one.number, "amount_nano_usd": one.amount_nano_usd}
+            {
+                "issuer": one.issuer,
+                "number": one.number,
+                "amount_nano_usd": one.amount_nano_usd,
+                "charged_nano_usd": one.charged_nano_usd,
+            }
             for one in used.late
         ],
         "margin_percent": terms.margin_percent or "0",
         "credits": [
             {"description": credit.description, "amount_nano_usd": credit.amount_nano_usd}
             for credit in terms.credits
+        ]
+        + [
+            {
+                "description": one.description,
+                "amount_nano_usd": one.amount_nano_usd,
+                "credit": one.credit_id,
+            }
+            for one in used.drawn
         ],
         "tax": {"name": terms.tax_name or "Tax", "percent": terms.tax_percent or "0"},
         "totals": {
             "usage_nano_usd": used.total_nano_usd,
+            "agreed_nano_usd": used.agreed_nano_usd,
+            "charged_nano_usd": used.total_nano_usd + used.agreed_nano_usd,
             "margin_usd": plain(sums.margin_usd),
             "credits_usd": plain(sums.credits_usd),
             "net_usd": plain(sums.net_usd),

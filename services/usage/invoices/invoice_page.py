@@ -123,7 +123,7 @@ def _headings(made: Mapping[str, Any]) -> Sequence[str]:
 
 
 def _rows(made: Mapping[str, Any]) -> list[Sequence[str]]:
-    amounts = [_usd(line["amount_nano_usd"]) for line in (*made["lines"], *made["late"])]
+    amounts = [_usd(_charged(line)) for line in (*made["lines"], *made["late"])]
     # All lines with as many places as one of them needs, so that the points stand in a column.
     places = max((_places(amount) for amount in amounts), default=2)
     rows: list[Sequence[str]] = [
@@ -133,7 +133,7 @@ def _rows(made: Mapping[str, Any]) -> list[Sequence[str]]:
                 f"{line[name]:,}"
                 for name in ("calls", "input_tokens", "cached_input_tokens", "output_tokens")
             ),
-            money(_usd(line["amount_nano_usd"]), places),
+            money(_usd(_charged(line)), places),
         )
         for line in made["lines"]
     ]
@@ -141,16 +141,25 @@ def _rows(made: Mapping[str, Any]) -> list[Sequence[str]]:
         (
             f"Earlier usage, posted after {one['number']}",
             *("",) * 4,
-            money(_usd(one["amount_nano_usd"]), places),
+            money(_usd(_charged(one)), places),
         )
         for one in made["late"]
     ]
     return rows
 
 
+def _charged(line: Mapping[str, Any]) -> int:
+    """What a payer owes for a line: under agreements not what it cost. Documents from before there
+    were any say only what it cost.
+    """
+    charged: int = line.get("charged_nano_usd", line["amount_nano_usd"])
+    return charged
+
+
 def _sums(made: Mapping[str, Any]) -> list[Sum]:
     sums, currency = made["totals"], made["currency"]
-    found = [Sum(label="Usage", amount=f"{money(_usd(sums['usage_nano_usd']))} USD")]
+    charged = sums.get("charged_nano_usd", sums["usage_nano_usd"])
+    found = [Sum(label="Usage", amount=f"{money(_usd(charged))} USD")]
     if Decimal(made["margin_percent"]):
         found.append(_line(f"Margin {made['margin_percent']} %", sums["margin_usd"], "USD"))
     found += [

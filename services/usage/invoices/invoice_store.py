@@ -6,127 +6,39 @@ period gained postings since. Rows are only ever inserted.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
 from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    ColumnElement,
     Connection,
-    Index,
-    Integer,
-    LargeBinary,
-    MetaData,
     Row,
     Select,
-    String,
-    Table,
-    Text,
-    UniqueConstraint,
     and_,
-    exists,
     func,
     insert,
-    literal_column,
     or_,
     select,
 )
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import invoice_pb2 as pb
-from onegate.usage.v1 import invoice_service_pb2, usage_service_pb2
+from onegate.usage.v1 import invoice_service_pb2
 from runtime.errors import GatewayError
-from runtime.sql import Database, Migration, NanoUsd, serialise
+from runtime.sql import Database, serialise
+from services.usage.billing import billing_schema, credit_store
 from services.usage.invoices import documents
-from services.usage.invoices.documents import Correction, Late, Line, Used, invalid
+from services.usage.invoices.documents import Correction, Used, invalid
+from services.usage.invoices.invoice_schema import INVOICES, MIGRATIONS, SHARES, WHOLE
+from services.usage.invoices.used_store import shares_of, used_by
 from services.usage.ledger.ledger_store import NowUs
-from services.usage.reports.report_store import marks
-from services.usage.reports.spans import DAY_US
-from services.usage.store import RECORDS
-
-LATE_INVOICES_MAX: Final = 13
-"""How many earlier invoices of a scope are looked at for what came late: a year of months."""
 
 REQUEST_ID_CHARS_MAX: Final = 64
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_METADATA = MetaData()
-
-INVOICES = Table(
-    "invoices",
-    _METADATA,
-    Column("issuer", String(32), primary_key=True),
-    Column("kind", Integer, primary_key=True, autoincrement=False),
-    # From 1, without gaps.
-    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
-    Column("number", String(64), nullable=False),
-    Column("organization_id", String(256), nullable=False),
-    Column("project_id", String(256), nullable=False),
-    Column("customer", Text, nullable=False),
-    Column("from_us", BigInteger, nullable=False),
-    Column("before_us", BigInteger, nullable=False),
-    Column("currency", String(3), nullable=False),
-    Column("total_minor", BigInteger, nullable=False),
-    Column("usage_nano_usd", NanoUsd, nullable=False),
-    # Of a credit note: the invoice that it corrects, and whether in whole.
-    Column("credits_number", String(64), nullable=False),
-    Column("whole", Boolean, nullable=False),
-    Column("issued_at_us", BigInteger, nullable=False),
-    Column("request_id", String(64), nullable=False),
-    Column("request_digest", LargeBinary(32), nullable=False),
-    Column("sha256", String(64), nullable=False),
-    Column("document", LargeBinary, nullable=False),
-    UniqueConstraint("issuer", "number"),
-    UniqueConstraint("issuer", "request_id"),
-)
-
-SHARES = Table(
-    "invoice_shares",
-    _METADATA,
-    Column("issuer", String(32), primary_key=True),
-    Column("number", String(64), primary_key=True),
-    # Whose period the usage belongs to: the invoice itself, or an earlier one.
-    Column("of_issuer", String(32), primary_key=True),
-    Column("of_number", String(64), primary_key=True),
-    Column("amount_nano_usd", NanoUsd, nullable=False),
-)
-
-_I, _S, _R = INVOICES.c, SHARES.c, RECORDS.c
-_INDEXES: Final = (
-    Index("invoices_by_organization", _I.organization_id, _I.before_us),
-    Index("invoices_by_time", _I.issued_at_us),
-    Index("invoices_by_credit", _I.issuer, _I.credits_number),
-    Index("invoice_shares_of", _S.of_issuer, _S.of_number),
-)
-
-MIGRATIONS: Final = (
-    Migration(
-        version=1,
-        statements=(*map(CreateTable, (INVOICES, SHARES)), *map(CreateIndex, _INDEXES)),
-    ),
-)
-
-_LINES: Final[Mapping[int, ColumnElement[Any]]] = {
-    usage_service_pb2.USAGE_DIMENSION_MODEL: _R.model,
-    usage_service_pb2.USAGE_DIMENSION_KEY: _R.key_id,
-    usage_service_pb2.USAGE_DIMENSION_PROJECT: _R.project_id,
-    usage_service_pb2.USAGE_DIMENSION_PROVIDER: _R.provider,
-    usage_service_pb2.USAGE_DIMENSION_DAY: _R.started_at_us // literal_column(str(DAY_US)),
-    usage_service_pb2.USAGE_DIMENSION_FEATURE: _R.feature,
-    usage_service_pb2.USAGE_DIMENSION_CUSTOMER: _R.customer,
-}
-
-_NOTES = INVOICES.alias("notes")
-_WHOLE: Final = exists().where(
-    _NOTES.c.issuer == _I.issuer, _NOTES.c.credits_number == _I.number, _NOTES.c.whole
-)
-"""Whether an invoice was credited in whole."""
+_I, _S = INVOICES.c, SHARES.c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,6 +65,7 @@ class InvoiceStore:
 
     async def migrate(self, *, now: datetime) -> None:
         """Brings the schema up to date; the records' own must be there."""
+        await self._database.migrate("usage_billing", billing_schema.MIGRATIONS, now=now)
         await self._database.migrate("usage_invoices", MIGRATIONS, now=now)
 
     async def draft(self, terms: pb.InvoiceTerms) -> pb.Invoice:
@@ -202,7 +115,7 @@ class InvoiceStore:
 
     def _draft(self, connection: Connection, terms: pb.InvoiceTerms) -> pb.Invoice:
         _refuse_overlap(connection, terms.scope)
-        used = _used(connection, terms)
+        used = _billed(connection, terms)
         content = documents.document(terms, used, number="", issued_at=None)
         raw, sha256 = documents.frozen(content)
         return pb.Invoice(
@@ -225,7 +138,7 @@ class InvoiceStore:
         if before_us > now_us:
             raise invalid("scope.started_before", "lies ahead: draft it, and issue it afterwards")
         _refuse_overlap(connection, terms.scope)
-        used = _used(connection, terms)
+        used = _billed(connection, terms)
         sequence = _next(connection, wish)
         number = f"{terms.number_prefix}{sequence:06d}"
         content = documents.document(terms, used, number=number, issued_at=_moment(now_us))
@@ -246,7 +159,8 @@ class InvoiceStore:
         }
         _refuse_same_number(connection, terms.issuer, number)
         connection.execute(insert(INVOICES).values(row))
-        connection.execute(insert(SHARES), _shares(terms.issuer, number, used))
+        connection.execute(insert(SHARES), shares_of(terms.issuer, number, used))
+        credit_store.draw(connection, (terms.issuer, number), used.drawn, now_us)
         return _message(_found(connection, terms.issuer, number))
 
     def _credit(
@@ -294,7 +208,15 @@ class InvoiceStore:
         }
         _refuse_same_number(connection, wish.issuer, number)
         connection.execute(insert(INVOICES).values(row))
+        if not amount:
+            credit_store.give_back(connection, (wish.issuer, invoice.number), number, now_us)
         return _message(_found(connection, wish.issuer, number))
+
+
+def _billed(connection: Connection, terms: pb.InvoiceTerms) -> Used:
+    """What an invoice is about, with what credits pay of it."""
+    used = used_by(connection, terms)
+    return replace(used, drawn=credit_store.drawable(connection, terms, used))
 
 
 def _wish(issuer: str, kind: pb.InvoiceKind.ValueType, request_id: str, asked: Any) -> _Wish:
@@ -324,7 +246,7 @@ def _scope_row(scope: pb.InvoiceScope) -> dict[str, object]:
 
 
 def _rows() -> Select[Any]:
-    return select(INVOICES, _WHOLE.label("credited"))
+    return select(INVOICES, WHOLE.label("credited"))
 
 
 def _known(connection: Connection, wish: _Wish) -> pb.Invoice | None:
@@ -371,7 +293,7 @@ def _refuse_overlap(connection: Connection, scope: pb.InvoiceScope) -> None:
         _I.organization_id == scope.organization_id,
         _I.before_us > span["from_us"],
         _I.from_us < span["before_us"],
-        ~_WHOLE,
+        ~WHOLE,
     )
     for row in connection.execute(query.order_by(_I.issued_at_us)):
         other = pb.InvoiceScope(
@@ -382,114 +304,6 @@ def _refuse_overlap(connection: Connection, scope: pb.InvoiceScope) -> None:
                 f"{row.number} bills some of the same usage. Choose another period or scope, or"
                 " credit that invoice in whole first."
             )
-
-
-def _of(scope: pb.InvoiceScope | Row[Any], span: tuple[int, int]) -> ColumnElement[bool]:
-    """The records of a scope in a span."""
-    wanted = [
-        _R.organization_id == scope.organization_id,
-        _R.started_at_us >= span[0],
-        _R.started_at_us < span[1],
-    ]
-    if scope.project_id:
-        wanted.append(_R.project_id == scope.project_id)
-    if scope.customer:
-        wanted.append(_R.customer == scope.customer)
-    return and_(*wanted)
-
-
-def _used(connection: Connection, terms: pb.InvoiceTerms) -> Used:
-    """What the ledger says of a scope and of what came late before it."""
-    scope = terms.scope
-    span = (scope.started_from.ToMicroseconds(), scope.started_before.ToMicroseconds())
-    kept_us = marks(connection).kept_us
-    if span[0] < kept_us:
-        raise invalid("scope.started_from", "lies before the time of which records are kept")
-    name = _LINES[terms.lines_by]
-    cost = func.sum(_R.cost_nano_usd)
-    query = (
-        select(
-            name,
-            func.count(),
-            func.sum(_R.input_tokens),
-            func.sum(_R.cached_input_tokens),
-            func.sum(_R.output_tokens),
-            cost,
-        )
-        .where(_of(scope, span))
-        .group_by(name)
-        .order_by(cost.desc(), name)
-        .limit(documents.LINES_MAX + 1)
-    )
-    rows = connection.execute(query).all()
-    if len(rows) > documents.LINES_MAX:
-        raise invalid("lines_by", f"makes more than {documents.LINES_MAX} lines: choose another")
-    by_day = terms.lines_by == usage_service_pb2.USAGE_DIMENSION_DAY
-    lines = [
-        Line(
-            name=(_moment(row[0] * DAY_US).date().isoformat() if by_day else row[0]),
-            calls=int(row[1]),
-            input_tokens=int(row[2]),
-            cached_input_tokens=int(row[3]),
-            output_tokens=int(row[4]),
-            amount_nano_usd=int(row[5]),
-        )
-        for row in rows
-    ]
-    if by_day:
-        lines.sort(key=lambda line: line.name)
-    return Used(lines=lines, late=_late(connection, scope, kept_us))
-
-
-def _late(connection: Connection, scope: pb.InvoiceScope, kept_us: int) -> Sequence[Late]:
-    """What the periods of earlier invoices gained since, and no invoice bills yet. Nothing comes
-    late any more to one of whose period records are gone.
-    """
-    earlier = connection.execute(
-        select(INVOICES)
-        .where(
-            _I.kind == int(pb.INVOICE_KIND_INVOICE),
-            _I.organization_id == scope.organization_id,
-            _I.project_id == scope.project_id,
-            _I.customer == scope.customer,
-            _I.before_us <= scope.started_from.ToMicroseconds(),
-            _I.from_us >= kept_us,
-            ~_WHOLE,
-        )
-        .order_by(_I.before_us.desc())
-        .limit(LATE_INVOICES_MAX)
-    ).all()
-    found = []
-    for row in reversed(earlier):
-        total = select(func.coalesce(func.sum(_R.cost_nano_usd), 0)).where(
-            _of(row, (row.from_us, row.before_us))
-        )
-        billed = (
-            select(func.coalesce(func.sum(_S.amount_nano_usd), 0))
-            .join(INVOICES, and_(_I.issuer == _S.issuer, _I.number == _S.number))
-            .where(_S.of_issuer == row.issuer, _S.of_number == row.number, ~_WHOLE)
-        )
-        gained = int(connection.execute(total).scalar_one()) - int(
-            connection.execute(billed).scalar_one()
-        )
-        if gained:
-            found.append(Late(issuer=row.issuer, number=row.number, amount_nano_usd=gained))
-    return found
-
-
-def _shares(issuer: str, number: str, used: Used) -> list[dict[str, object]]:
-    of = [(issuer, number, used.own_nano_usd)]
-    of += [(one.issuer, one.number, one.amount_nano_usd) for one in used.late]
-    return [
-        {
-            "issuer": issuer,
-            "number": number,
-            "of_issuer": of_issuer,
-            "of_number": of_number,
-            "amount_nano_usd": amount,
-        }
-        for of_issuer, of_number, amount in of
-    ]
 
 
 def _left(connection: Connection, invoice: pb.Invoice, *, whole: bool) -> int:
@@ -513,7 +327,7 @@ def _left(connection: Connection, invoice: pb.Invoice, *, whole: bool) -> int:
             _S.of_issuer == invoice.issuer,
             _S.of_number == invoice.number,
             or_(_S.issuer != invoice.issuer, _S.number != invoice.number),
-            ~_WHOLE,
+            ~WHOLE,
         )
     )
     if whole and (later := connection.execute(query).scalar()) is not None:

@@ -6,7 +6,7 @@ from typing import Final
 from sqlalchemy import Connection, select
 
 from onegate.usage.v1 import invoice_pb2 as pb
-from services.usage.invoices.invoice_store import INVOICES
+from services.usage.invoices.invoice_schema import INVOICES
 from services.usage.reports.spans import DAY_US
 
 GIVEN_UP_US: Final = 400 * DAY_US

@@ -41,6 +41,7 @@ from services.usage.ledger.ledger_schema import (
     TRANSACTIONS,
 )
 from services.usage.ledger.transactions import Kind, LedgerError, Tally
+from services.usage.reports.rollup_schema import ADJUSTMENTS
 from services.usage.store import RECORDS
 
 NowUs: TypeAlias = Callable[[Connection], int]
@@ -245,14 +246,21 @@ class LedgerStore:
 
     def _post_history(self, connection: Connection, account: Account) -> None:
         budget = account.budget
-        query: Select[Any] = select(func.coalesce(func.sum(RECORDS.c.cost_nano_usd), 0)).where(
+        wanted = [
             RECORDS.c.organization_id == budget.organization_id,
             _FOUND_BY[budget.scope] == account.subject,
             RECORDS.c.started_at_us >= account.history_from_us,
-        )
+        ]
         if budget.project_id:
-            query = query.where(RECORDS.c.project_id == budget.project_id)
-        spent = int(connection.execute(query).scalar_one())
+            wanted.append(RECORDS.c.project_id == budget.project_id)
+        posted: Select[Any] = select(func.coalesce(func.sum(RECORDS.c.cost_nano_usd), 0))
+        changed = (
+            select(func.coalesce(func.sum(ADJUSTMENTS.c.amount_nano_usd), 0))
+            .join(RECORDS, RECORDS.c.attempt_id == ADJUSTMENTS.c.attempt_id)
+            .where(ADJUSTMENTS.c.started_at_us >= account.history_from_us)
+        )
+        parts = [query.where(*wanted) for query in (posted, changed)]
+        spent = sum(int(connection.execute(query).scalar_one()) for query in parts)
         if spent:
             tally = Tally()
             tally.write(transactions.transaction(Kind.OPENING, account.id, [account.id], spent))

@@ -32,6 +32,8 @@ class Kind(enum.IntEnum):
     """The truth came after all: takes back an UNCERTAIN one, in whole or for a share."""
     CARRIED = 5
     """Stands for many old postings with the same sums."""
+    RERATING = 6
+    """A call turned out to cost more or less than its record says: the price was corrected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

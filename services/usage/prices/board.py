@@ -137,6 +137,15 @@ class Board:
         now = self._clock.now()
         return self._schedule(model, now, now + AHEAD)
 
+    def between(self, model: str, at: datetime, until: datetime) -> list[price_pb2.PriceSheet]:
+        """The sheets of any name, as they are known now for a time, oldest first."""
+        return overlaid(
+            self._changes.get(model, ()),
+            lambda start, end: self._catalogue.prices(model, at=start, until=end),
+            at=at,
+            until=until,
+        )
+
     def facts(self, model: str) -> ModelFacts | None:
         """What is known of any name beside its price; ``None`` when nothing is."""
         return merged(self._catalogue.facts(model), self._facts.find(model))
@@ -171,12 +180,7 @@ class Board:
         """The sheets of any name from ``at`` until ``until``. A price that only begins later is not
         told before it does: who has no other would charge it.
         """
-        sheets = overlaid(
-            self._changes.get(model, ()),
-            lambda start, end: self._catalogue.prices(model, at=start, until=end),
-            at=at,
-            until=until,
-        )
+        sheets = self.between(model, at, until)
         if sheets and (start := sheets[0].valid_from.ToDatetime(UTC)) > at:
             self._coming[model] = start
             return []

@@ -100,7 +100,7 @@ def checked(sheet: PriceSheet, now: datetime) -> PriceSheet:
     check_model(sheet.model)
     if not 0 < len(sheet.source) <= SOURCE_CHARS_MAX:
         raise _invalid(sheet.model, f"needs a source of at most {SOURCE_CHARS_MAX} characters")
-    _check_rates(sheet)
+    check_rates(sheet)
     kept = PriceSheet()
     kept.CopyFrom(sheet)
     kept.version = f"operator:{sheet.model}:{_digest(sheet)}"
@@ -124,7 +124,8 @@ def check_model(model: str) -> None:
         raise _invalid(model, "is no `kind/name`, the name as the provider has it")
 
 
-def _check_rates(sheet: PriceSheet) -> None:
+def check_rates(sheet: PriceSheet) -> None:
+    """Raises INVALID_REQUEST for rates that cannot be charged, or only in part."""
     if sheet.free:
         if sheet.rates:
             raise _invalid(sheet.model, "cannot be free and have rates")

@@ -59,6 +59,10 @@ def line(amount: int, name: str = "openai/gpt-4o") -> Line:
     )
 
 
+def used_of(amount: int) -> Used:
+    return Used(lines=[line(amount)])
+
+
 AMOUNTS = st.integers(0, 10**16)
 PERCENTS = st.decimals(0, 100, places=4, allow_nan=False).map(str)
 
@@ -92,18 +96,18 @@ def test_a_total_is_the_ledger_s_sum_rounded_once(
 
 
 def test_half_a_cent_is_rounded_up() -> None:
-    assert totals(terms_of(), 5_000_000).total == Decimal("0.01")
-    assert totals(terms_of(), 4_999_999).total == Decimal("0.00")
-    assert totals(terms_of(), 4_999_999).rounding == Decimal("-0.004999999")
+    assert totals(terms_of(), used_of(5_000_000)).total == Decimal("0.01")
+    assert totals(terms_of(), used_of(4_999_999)).total == Decimal("0.00")
+    assert totals(terms_of(), used_of(4_999_999)).rounding == Decimal("-0.004999999")
 
 
 def test_credits_and_a_margin_change_the_net() -> None:
     credit = InvoiceCredit(description="Goodwill", amount_nano_usd=10**9)
-    sums = totals(terms_of(margin_percent="10", credits=[credit]), 20 * 10**9)
+    sums = totals(terms_of(margin_percent="10", credits=[credit]), used_of(20 * 10**9))
     found = (sums.margin_usd, sums.credits_usd, sums.total)
     assert found == (Decimal(2), Decimal(1), Decimal("21.00"))
     with pytest.raises(GatewayError, match="more than the invoice"):
-        totals(terms_of(credits=[credit]), 10**9 - 1)
+        totals(terms_of(credits=[credit]), used_of(10**9 - 1))
 
 
 @pytest.mark.parametrize(
@@ -444,7 +448,8 @@ async def test_an_invoice_stays_while_a_later_one_bills_what_came_late(dsn: str)
         first = await desk.issue("a")
         await desk.spend(MONTHS[0], 3)
         second = await desk.issue("b", first=MONTHS[1], before=MONTHS[2])
-        late = [{"issuer": "default", "number": first.number, "amount_nano_usd": 3}]
+        money = {"amount_nano_usd": 3, "charged_nano_usd": 3}
+        late = [{"issuer": "default", "number": first.number, **money}]
         assert content(second)["late"] == late
         with pytest.raises(GatewayError, match=f"credit {second.number} first"):
             await desk.credit(first.number, "c")

@@ -1,0 +1,1 @@
+"""What payers are charged: agreements, credits, and prices worked out anew."""
