@@ -17,12 +17,14 @@ from cli.budgets import only_organization
 from cli.context import fail
 from cli.keys_view import console, print_json
 from cli.prices_file import PriceFileError, nano_per_million, places, rate_of, unit_of, usd_of
-from cli.usage import OutputOption, Usage, moment, run_with_usage
+from cli.usage import OutputOption, Usage, moment, prices_app, run_with_usage
 from cli.usage_view import Output, print_csv, usd
 from onegate.usage.v1 import billing_service_pb2 as pb
 from onegate.usage.v1 import price_pb2
 from onegate.usage.v1.billing_pb2 import Agreement, BillingPayer
 from runtime.clock import SystemClock
+
+app = prices_app
 
 _PAGE_SIZE: Final = 1_000
 _MILLI: Final = 1_000
@@ -43,6 +45,7 @@ def payer_of(context: typer.Context, org: str, project: str, customer: str) -> B
     return BillingPayer(organization_id=organization, project_id=project, customer=customer)
 
 
+@app.command("markup")
 def markup_command(
     context: typer.Context,
     percent: Annotated[str, typer.Argument(help="What is added to the cost: 12.5, or -5.")],
@@ -66,6 +69,7 @@ def markup_command(
     _set(context, made, start)
 
 
+@app.command("rate")
 def rate_command(
     context: typer.Context,
     model: Annotated[str, typer.Argument(help="A model (kind/name) or a pattern.")],
@@ -99,6 +103,7 @@ def rate_command(
     _set(context, Agreement(payer=payer, model=model, source=source, price=sheet), start)
 
 
+@app.command("end")
 def end_command(
     context: typer.Context,
     source: SourceOption,
@@ -113,6 +118,7 @@ def end_command(
     _set(context, Agreement(payer=payer, model=model, source=source), start)
 
 
+@app.command("agreements")
 def agreements_command(
     context: typer.Context,
     org: Annotated[str, typer.Option("--org", help="Only of this organisation.")] = "",
@@ -210,6 +216,7 @@ class _Stop(enum.Enum):
     INTERRUPTED = enum.auto()
 
 
+@app.command("rerate")
 def rerate_command(
     context: typer.Context,
     start: Annotated[str, typer.Option("--from", help="Calls from this day or time (UTC) on.")],

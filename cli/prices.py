@@ -21,7 +21,7 @@ from cli.context import CliContext, fail
 from cli.keys_view import console
 from cli.prices_file import PriceFileError, nano_per_million, rate_of, sheets_of
 from cli.prices_view import Difference, print_changes, print_differences, print_sheet
-from cli.usage import OutputOption, Usage, price_sheets, prices_app, run_with_usage
+from cli.usage import OutputOption, Usage, price_sheets, run_with_usage
 from cli.usage_view import Output, print_prices
 from onegate.usage.v1 import price_pb2, price_service_pb2
 from onegate.usage.v1.price_pb2 import PriceSheet
@@ -29,12 +29,7 @@ from runtime.clock import SystemClock
 from runtime.patterns import matches
 from services.usage.prices import litellm
 
-app = prices_app
-app.command("markup")(agreements.markup_command)
-app.command("rate")(agreements.rate_command)
-app.command("end")(agreements.end_command)
-app.command("agreements")(agreements.agreements_command)
-app.command("rerate")(agreements.rerate_command)
+app = agreements.app
 
 FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 _PAGE_SIZE: Final = 1_000

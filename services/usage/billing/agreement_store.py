@@ -64,7 +64,7 @@ class AgreementStore:
 
     def book(self, connection: Connection) -> AgreementBook:
         """The agreements as a transaction sees them."""
-        revision: int = run(connection, _REVISION).scalar_one()
+        ((revision,),) = run(connection, _REVISION)
         book = self._book
         if revision != book.revision:
             rows = connection.execute(select(_A.number, _A.agreement).order_by(_A.number)).all()

@@ -336,40 +336,10 @@ def document(
         "currency": terms.currency,
         "exchange": {"rate": terms.exchange_rate, "source": terms.exchange_source or None},
         "lines_by": usage_service_pb2.UsageDimension.Name(terms.lines_by)[16:].lower(),
-        "lines": [
-            {
-                "name": line.name,
-                "calls": line.calls,
-                "input_tokens": line.input_tokens,
-                "cached_input_tokens": line.cached_input_tokens,
-                "output_tokens": line.output_tokens,
-                "amount_nano_usd": line.amount_nano_usd,
-                "charged_nano_usd": line.charged_nano_usd,
-            }
-            for line in used.lines
-        ],
-        "late": [
-            {
-                "issuer": one.issuer,
-                "number": one.number,
-                "amount_nano_usd": one.amount_nano_usd,
-                "charged_nano_usd": one.charged_nano_usd,
-            }
-            for one in used.late
-        ],
+        "lines": _line_fields(used),
+        "late": _late_fields(used),
         "margin_percent": terms.margin_percent or "0",
-        "credits": [
-            {"description": credit.description, "amount_nano_usd": credit.amount_nano_usd}
-            for credit in terms.credits
-        ]
-        + [
-            {
-                "description": one.description,
-                "amount_nano_usd": one.amount_nano_usd,
-                "credit": one.credit_id,
-            }
-            for one in used.drawn
-        ],
+        "credits": _credit_fields(terms, used),
         "tax": {"name": terms.tax_name or "Tax", "percent": terms.tax_percent or "0"},
         "totals": {
             "usage_nano_usd": used.total_nano_usd,
@@ -385,6 +355,49 @@ def document(
         },
         "notes": list(terms.notes),
     }
+
+
+def _line_fields(used: Used) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": line.name,
+            "calls": line.calls,
+            "input_tokens": line.input_tokens,
+            "cached_input_tokens": line.cached_input_tokens,
+            "output_tokens": line.output_tokens,
+            "amount_nano_usd": line.amount_nano_usd,
+            "charged_nano_usd": line.charged_nano_usd,
+        }
+        for line in used.lines
+    ]
+
+
+def _late_fields(used: Used) -> list[dict[str, Any]]:
+    return [
+        {
+            "issuer": one.issuer,
+            "number": one.number,
+            "amount_nano_usd": one.amount_nano_usd,
+            "charged_nano_usd": one.charged_nano_usd,
+        }
+        for one in used.late
+    ]
+
+
+def _credit_fields(terms: InvoiceTerms, used: Used) -> list[dict[str, Any]]:
+    own = [
+        {"description": credit.description, "amount_nano_usd": credit.amount_nano_usd}
+        for credit in terms.credits
+    ]
+    granted = [
+        {
+            "description": one.description,
+            "amount_nano_usd": one.amount_nano_usd,
+            "credit": one.credit_id,
+        }
+        for one in used.drawn
+    ]
+    return own + granted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,8 @@ from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from runtime.clock import SystemEntropy, uuid7
 from runtime.errors import GatewayError
 from runtime.sql import Database, open_database, unix_micros
-from services.usage.invoices.invoice_store import INVOICES, InvoiceStore
+from services.usage.invoices.invoice_schema import INVOICES
+from services.usage.invoices.invoice_store import InvoiceStore
 from services.usage.ledger.ledger_schema import ENTRIES, HOLDS
 from services.usage.ledger.transactions import Kind
 from services.usage.reports.report_store import START, Question, ReportStore
