@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from edge.dispatch import RequestIds
 from onegate.auth.v1 import grant_pb2
 from onegate.common.v1 import error_pb2
 from onegate.router.v1 import chat_pb2, model_service_pb2
 from runtime import apikeys
 from runtime.calls import ServerCall
-from runtime.clock import SystemEntropy
+from runtime.clock import SystemClock, SystemEntropy
 from runtime.errors import GatewayError
 from tests.edge.stage import KEY, METERED, MODEL, SERVED, Event, Stage, chunk, send, staged
 from tests.edge.wire import Answer, until
@@ -359,3 +360,13 @@ async def test_a_key_works_from_its_networks_alone(
                 assert code(answer) == "address_forbidden"
                 assert "127.0.0.1" in answer.body.decode()
         assert len(stage.router.metadata) == (2 if status == 200 else 0)
+
+
+def test_ids_that_are_made_together_begin_alike_and_none_twice() -> None:
+    ids = RequestIds(SystemClock(), SystemEntropy())
+    made = [ids.next() for _ in range(1_000)]
+    assert len(set(made)) == len(made)
+    assert all(re.fullmatch(r"req_[0-9a-f]{32}", found) for found in made)
+    heads = [found[:16] for found in made]
+    assert heads == sorted(heads)
+    assert len(set(heads)) <= 3, "a new time with new randomness only"

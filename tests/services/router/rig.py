@@ -399,9 +399,11 @@ async def running(
     prices: Iterable[price_pb2.PriceSheet] = (),
     answers: idempotency_service_pb2_grpc.IdempotencyServiceServicer | None = None,
     more: Callable[[RpcServer], None] = lambda _: None,
+    money: Callable[[RpcServer], None] = lambda _: None,
 ) -> AsyncIterator[Rig]:
     """A router that is ready, with the services that it needs; usage keeps no answers unless
-    ``answers`` does, and ``more`` adds services to auth.
+    ``answers`` does, ``more`` adds services to auth, and ``money`` adds to usage, in place of what
+    is there.
     """
     rig = Rig(settings, prices)
     async with AsyncExitStack() as stack:
@@ -412,6 +414,7 @@ async def running(
         usage.add(budget_service_pb2_grpc.add_BudgetServiceServicer_to_server, FakeBudgets())
         usage.add(price_service_pb2_grpc.add_PriceServiceServicer_to_server, rig.prices)
         usage.add(usage_service_pb2_grpc.add_UsageServiceServicer_to_server, rig.usage)
+        money(usage)
         if answers is not None:
             add = idempotency_service_pb2_grpc.add_IdempotencyServiceServicer_to_server
             usage.add(add, answers)
