@@ -366,14 +366,20 @@ class ChatCall:
         route, others = plan.route, plan.candidates[1:]
         if route is None or not any(self._is_plain(one) for one in others):
             return 0.0
-        return hedge_after_s(route, self._parts.observed, plan.candidates[0].id)
+        first, observed = plan.candidates[0].id, self._parts.observed
+        return hedge_after_s(route, observed, first, stream=self._request.stream)
 
     async def _hedged(
         self, route: RouteSettings, first: Prepared, waiting: list[Deployment]
     ) -> None:
         """Makes the attempt, and another one beside it when it is slow. Raises how it failed."""
         parts, line = self._parts, self._line
-        delay_s = hedge_after_s(route, parts.observed, first.attempt.deployment.id)
+        delay_s = hedge_after_s(
+            route,
+            parts.observed,
+            first.attempt.deployment.id,
+            stream=self._request.stream,
+        )
         if not delay_s or len(line.attempts) + 2 > parts.settings.attempts_max:
             await ProviderCall(parts, line, first).run()
             return

@@ -321,7 +321,9 @@ class ProviderCall:
         if self._seated:
             self._parts.observed.of(self._way.seat.id).succeeded(*figures)
         if self._line.samples:
-            self._parts.observed.of(attempt.deployment.id).sampled(first_s)
+            self._parts.observed.of(attempt.deployment.id).sampled(
+                first_s, stream=self._exchange.request.stream
+            )
 
     def _failed(self, failure: GatewayError | None) -> None:
         """Settles, unless the attempt was complete and only its caller is not."""

@@ -126,6 +126,7 @@ class Race:
                 _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 if len(self._runners) > 1:
                     await self._note()
+                    line.watch.deadline_s = line.deadline_s + GRACE_S
         finally:
             await self._end()
         self._judge()

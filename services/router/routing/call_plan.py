@@ -134,14 +134,14 @@ def look_of(
     )
 
 
-def hedge_after_s(route: RouteSettings, observed: Observed, model: str) -> float:
+def hedge_after_s(route: RouteSettings, observed: Observed, model: str, *, stream: bool) -> float:
     """How long an attempt at a deployment may be silent before another one is made beside it; 0
     for as long as it may be anyway.
     """
     if not route.hedge:
         return 0.0
     seen = observed.find(model)
-    return route.hedge_after_s or (seen.slow_s() if seen is not None else 0.0)
+    return route.hedge_after_s or (seen.slow_s(stream=stream) if seen is not None else 0.0)
 
 
 def _blended(sheet: price_pb2.PriceSheet | None) -> float:

@@ -75,7 +75,7 @@ class Seen:
         self.tokens_per_s = 0.0
         self.open_until_s = 0.0
         self.full_until_s = 0.0
-        self._firsts_s: deque[float] | None = None
+        self._firsts_s: dict[bool, deque[float]] = {}
         self._latency_s = 0.0
         self._latency_at_s = 0.0
         self._probe_until_s = 0.0
@@ -145,15 +145,18 @@ class Seen:
         if wait_s is not None:
             self.full_until_s = now_s + min(wait_s, FULL_MAX_S)
 
-    def sampled(self, first_token_s: float) -> None:
-        """A call went well, and its route wants to know what is slow."""
-        if self._firsts_s is None:
-            self._firsts_s = deque(maxlen=FIRSTS_MAX)
-        self._firsts_s.append(first_token_s)
+    def sampled(self, first_token_s: float, *, stream: bool) -> None:
+        """A call went well, and its route wants to know what is slow: streams, whose first token
+        counts, and answers in one piece, which take as long as all their tokens, apart.
+        """
+        firsts_s = self._firsts_s.get(stream)
+        if firsts_s is None:
+            firsts_s = self._firsts_s[stream] = deque(maxlen=FIRSTS_MAX)
+        firsts_s.append(first_token_s)
 
-    def slow_s(self) -> float:
+    def slow_s(self, *, stream: bool) -> float:
         """The time to the first token that one of twenty calls exceeds; 0 when it is not known."""
-        firsts_s = self._firsts_s
+        firsts_s = self._firsts_s.get(stream)
         if firsts_s is None or len(firsts_s) < FIRSTS_MIN:
             return 0.0
         return sorted(firsts_s)[int(len(firsts_s) * SLOW)]

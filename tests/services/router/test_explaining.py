@@ -215,7 +215,7 @@ def an_observed(dice: random.Random) -> Observed:
         seen.begin(NOW_S - 2)
         seen.succeeded(dice.random(), dice.randint(1, 100), dice.random(), NOW_S - 2)
         for _ in range(dice.choice((0, FIRSTS_MIN))):
-            seen.sampled(dice.random())
+            seen.sampled(dice.random(), stream=False)
         if dice.random() < 0.5:
             seen.full_until_s = NOW_S + dice.choice((-1, 1))
         if dice.random() < 0.5:
@@ -240,7 +240,7 @@ def beside(plan: Plan, observed: Observed, request_id: str) -> tuple[float, str]
     route = plan.route
     if route is None or not plan.candidates:
         return 0.0, ""
-    hedged_s = hedge_after_s(route, observed, plan.candidates[0].id)
+    hedged_s = hedge_after_s(route, observed, plan.candidates[0].id, stream=False)
     return hedged_s, route.mirror_to if is_mirrored(route, request_id) else ""
 
 

@@ -170,19 +170,26 @@ async def test_nobody_is_asked_twice_before_it_is_known_what_is_slow(tmp_path: P
         assert (await rig.chat(hello("r", stream=True))).served.model == "b/m"
 
 
+def after_s(observed: Observed, *, stream: bool = True, **fields: Any) -> float:
+    given = {"hedge_after_s": 0.0, **fields}
+    return hedge_after_s(hedging(**given), observed, "a/m", stream=stream)
+
+
 def test_slow_is_what_one_call_of_twenty_exceeds() -> None:
-    observed, route = Observed(), RouteSettings(name="r", to=TO, hedge=True)
-    assert hedge_after_s(route, observed, "a/m") == 0.0
+    observed = Observed()
+    assert after_s(observed) == 0.0
     for number in range(FIRSTS_MIN):
-        assert hedge_after_s(route, observed, "a/m") == 0.0
-        observed.of("a/m").sampled((number * 7 % FIRSTS_MIN) / 100)
-    assert hedge_after_s(route, observed, "a/m") == 0.19
+        assert after_s(observed) == 0.0
+        observed.of("a/m").sampled((number * 7 % FIRSTS_MIN) / 100, stream=True)
+    assert after_s(observed) == 0.19
     # The latest hundred count.
     for _ in range(100):
-        observed.of("a/m").sampled(0.5)
-    assert hedge_after_s(route, observed, "a/m") == 0.5
-    assert hedge_after_s(hedging(hedge_after_s=2.0), observed, "a/m") == 2.0
-    assert hedge_after_s(RouteSettings(name="s", to=TO), observed, "a/m") == 0.0
+        observed.of("a/m").sampled(0.5, stream=True)
+    assert after_s(observed) == 0.5
+    # How long answers in one piece take says nothing of streams, nor they of those.
+    assert after_s(observed, stream=False) == 0.0
+    assert after_s(observed, hedge_after_s=2.0) == 2.0
+    assert after_s(observed, hedge=False) == 0.0
 
 
 def _accounted(rig: Rig, a: FakeProvider, b: FakeProvider, done: int) -> bool:
