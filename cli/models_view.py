@@ -28,6 +28,15 @@ def model_fields(model: Model) -> dict[str, Any]:
         "callable": model.callable,
         "free": model.free,
         "usd_per_million": {rate.name: usd(rate.nano_usd_per_million) for rate in model.rates},
+        "tiers": [
+            {
+                "name": rate.name,
+                "usd_per_million": usd(rate.nano_usd_per_million),
+                "above_input_tokens": rate.above_input_tokens or None,
+                "service_tier": rate.service_tier or None,
+            }
+            for rate in model.tier_rates
+        ],
         "context_length": model.context_tokens_max or None,
         "max_output_tokens": model.output_tokens_max or None,
         "input_modalities": list(model.input_modalities),
@@ -81,6 +90,7 @@ def _flat(model: Model) -> dict[str, str]:
     """The fields as text, without a level below."""
     fields = model_fields(model)
     prices, policy = fields.pop("usd_per_million"), fields.pop("data_policy")
+    del fields["tiers"]  # A row has no room for them; JSON has.
     for name in _PRICES:
         fields[f"usd_per_million_{name}"] = prices.get(name)
     fields.update(policy)
@@ -138,6 +148,7 @@ def _lines(model: Model) -> list[tuple[str, str]]:
         *([("leads to", "\n".join(model.deployments))] if model.deployments else []),
         ("endpoints", ", ".join(model.endpoints) or "-"),
         ("costs", f"{at_most}{', '.join(prices)} (USD a million)" if prices else unpriced),
+        *([("otherwise", "\n".join(_tiers(model)))] if model.tier_rates else []),
         ("window", f"{model.context_tokens_max:,} tokens" if model.context_tokens_max else "-"),
         ("answer", f"{model.output_tokens_max:,} tokens" if model.output_tokens_max else "-"),
         ("reads", ", ".join(model.input_modalities) or "-"),
@@ -151,6 +162,17 @@ def _lines(model: Model) -> list[tuple[str, str]]:
         ("trains on prompts", training),
         ("sources", "\n".join(model.sources) or "-"),
     ]
+
+
+def _tiers(model: Model) -> list[str]:
+    """The prices of long inputs and service tiers, a line for each."""
+    found: dict[str, list[str]] = {}
+    for rate in model.tier_rates:
+        tier = f"{rate.service_tier}:" if rate.service_tier else "standard:"
+        if rate.above_input_tokens:
+            tier = f"{tier[:-1]}, above {rate.above_input_tokens:,} input tokens:"
+        found.setdefault(tier, []).append(f"{rate.name} {usd(rate.nano_usd_per_million)}")
+    return [f"{tier} {', '.join(prices)}" for tier, prices in found.items()]
 
 
 def _day(unix_s: int) -> str | None:

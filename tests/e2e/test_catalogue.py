@@ -119,6 +119,15 @@ def test_one_model_is_shown_with_its_sources(gateway: Gateway) -> None:
     text = gateway.cli("models", "show", "gpt-4o")
     for said in ("openai/gpt-4o", "128,000 tokens", "completion 10.00", "2027-01-14", "models.dev"):
         assert said in text
+    (gemini,) = listed(gateway, "gemini/gemini-2.5-pro")
+    assert {
+        "name": "prompt",
+        "usd_per_million": "2.50",
+        "above_input_tokens": 200_000,
+        "service_tier": None,
+    } in gemini["tiers"]
+    long = gateway.cli("models", "show", "gemini/gemini-2.5-pro")
+    assert "standard, above 200,000 input tokens: " in long
     (row,) = csv.DictReader(io.StringIO(gateway.cli("models", "show", "gpt-4o", "-o", "csv")))
     assert (row["usd_per_million_prompt"], row["input_modalities"]) == ("2.50", "text image file")
     table = gateway.cli("models", "list", "openai/gpt-4o*")

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%onegate/router/v1/model_service.proto\x12\x11onegate.router.v1\"\xeb\x03\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x16\n\x0e\x63reated_unix_s\x18\x05 \x01(\x03\x12\x1a\n\x12\x63ontext_tokens_max\x18\x06 \x01(\x03\x12\x19\n\x11output_tokens_max\x18\x07 \x01(\x03\x12\x18\n\x10input_modalities\x18\x08 \x03(\t\x12\x19\n\x11output_modalities\x18\t \x03(\t\x12\x11\n\tendpoints\x18\n \x03(\t\x12\x1c\n\x14supported_parameters\x18\x0b \x03(\t\x12+\n\x05rates\x18\x0c \x03(\x0b\x32\x1c.onegate.router.v1.ModelRate\x12\x0c\n\x04\x66ree\x18\r \x01(\x08\x12\x10\n\x08\x63\x61llable\x18\x0e \x01(\x08\x12\x32\n\x0b\x64\x61ta_policy\x18\x0f \x01(\x0b\x32\x1d.onegate.router.v1.DataPolicy\x12\x0f\n\x07\x61liases\x18\x10 \x03(\t\x12\x11\n\tknowledge\x18\x11 \x01(\t\x12\x13\n\x0bshutdown_on\x18\x12 \x01(\t\x12\x12\n\ndeprecated\x18\x13 \x01(\x08\x12\x0f\n\x07sources\x18\x14 \x03(\t\x12\x13\n\x0b\x64\x65ployments\x18\x15 \x03(\t\"7\n\tModelRate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1c\n\x14nano_usd_per_million\x18\x02 \x01(\x03\"\x81\x01\n\nDataPolicy\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x1b\n\x0eretention_days\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\x08training\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x0f\n\x07regions\x18\x04 \x03(\tB\x11\n\x0f_retention_daysB\x0b\n\t_training\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.onegate.router.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\";\n\x10GetModelResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.onegate.router.v1.Model2\xbe\x01\n\x0cModelService\x12Y\n\nListModels\x12$.onegate.router.v1.ListModelsRequest\x1a%.onegate.router.v1.ListModelsResponse\x12S\n\x08GetModel\x12\".onegate.router.v1.GetModelRequest\x1a#.onegate.router.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%onegate/router/v1/model_service.proto\x12\x11onegate.router.v1\"\x9d\x04\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\r\n\x05owner\x18\x04 \x01(\t\x12\x16\n\x0e\x63reated_unix_s\x18\x05 \x01(\x03\x12\x1a\n\x12\x63ontext_tokens_max\x18\x06 \x01(\x03\x12\x19\n\x11output_tokens_max\x18\x07 \x01(\x03\x12\x18\n\x10input_modalities\x18\x08 \x03(\t\x12\x19\n\x11output_modalities\x18\t \x03(\t\x12\x11\n\tendpoints\x18\n \x03(\t\x12\x1c\n\x14supported_parameters\x18\x0b \x03(\t\x12+\n\x05rates\x18\x0c \x03(\x0b\x32\x1c.onegate.router.v1.ModelRate\x12\x0c\n\x04\x66ree\x18\r \x01(\x08\x12\x10\n\x08\x63\x61llable\x18\x0e \x01(\x08\x12\x32\n\x0b\x64\x61ta_policy\x18\x0f \x01(\x0b\x32\x1d.onegate.router.v1.DataPolicy\x12\x0f\n\x07\x61liases\x18\x10 \x03(\t\x12\x11\n\tknowledge\x18\x11 \x01(\t\x12\x13\n\x0bshutdown_on\x18\x12 \x01(\t\x12\x12\n\ndeprecated\x18\x13 \x01(\x08\x12\x0f\n\x07sources\x18\x14 \x03(\t\x12\x13\n\x0b\x64\x65ployments\x18\x15 \x03(\t\x12\x30\n\ntier_rates\x18\x16 \x03(\x0b\x32\x1c.onegate.router.v1.ModelRate\"i\n\tModelRate\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1c\n\x14nano_usd_per_million\x18\x02 \x01(\x03\x12\x1a\n\x12\x61\x62ove_input_tokens\x18\x03 \x01(\x03\x12\x14\n\x0cservice_tier\x18\x04 \x01(\t\"\x81\x01\n\nDataPolicy\x12\x0e\n\x06region\x18\x01 \x01(\t\x12\x1b\n\x0eretention_days\x18\x02 \x01(\x05H\x00\x88\x01\x01\x12\x15\n\x08training\x18\x03 \x01(\x08H\x01\x88\x01\x01\x12\x0f\n\x07regions\x18\x04 \x03(\tB\x11\n\x0f_retention_daysB\x0b\n\t_training\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"W\n\x12ListModelsResponse\x12(\n\x06models\x18\x01 \x03(\x0b\x32\x18.onegate.router.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x1d\n\x0fGetModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\";\n\x10GetModelResponse\x12\'\n\x05model\x18\x01 \x01(\x0b\x32\x18.onegate.router.v1.Model2\xbe\x01\n\x0cModelService\x12Y\n\nListModels\x12$.onegate.router.v1.ListModelsRequest\x1a%.onegate.router.v1.ListModelsResponse\x12S\n\x08GetModel\x12\".onegate.router.v1.GetModelRequest\x1a#.onegate.router.v1.GetModelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,19 +32,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'onegate.router.v1.model_ser
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_MODEL']._serialized_start=61
-  _globals['_MODEL']._serialized_end=552
-  _globals['_MODELRATE']._serialized_start=554
-  _globals['_MODELRATE']._serialized_end=609
-  _globals['_DATAPOLICY']._serialized_start=612
-  _globals['_DATAPOLICY']._serialized_end=741
-  _globals['_LISTMODELSREQUEST']._serialized_start=743
-  _globals['_LISTMODELSREQUEST']._serialized_end=801
-  _globals['_LISTMODELSRESPONSE']._serialized_start=803
-  _globals['_LISTMODELSRESPONSE']._serialized_end=890
-  _globals['_GETMODELREQUEST']._serialized_start=892
-  _globals['_GETMODELREQUEST']._serialized_end=921
-  _globals['_GETMODELRESPONSE']._serialized_start=923
-  _globals['_GETMODELRESPONSE']._serialized_end=982
-  _globals['_MODELSERVICE']._serialized_start=985
-  _globals['_MODELSERVICE']._serialized_end=1175
+  _globals['_MODEL']._serialized_end=602
+  _globals['_MODELRATE']._serialized_start=604
+  _globals['_MODELRATE']._serialized_end=709
+  _globals['_DATAPOLICY']._serialized_start=712
+  _globals['_DATAPOLICY']._serialized_end=841
+  _globals['_LISTMODELSREQUEST']._serialized_start=843
+  _globals['_LISTMODELSREQUEST']._serialized_end=901
+  _globals['_LISTMODELSRESPONSE']._serialized_start=903
+  _globals['_LISTMODELSRESPONSE']._serialized_end=990
+  _globals['_GETMODELREQUEST']._serialized_start=992
+  _globals['_GETMODELREQUEST']._serialized_end=1021
+  _globals['_GETMODELRESPONSE']._serialized_start=1023
+  _globals['_GETMODELRESPONSE']._serialized_end=1082
+  _globals['_MODELSERVICE']._serialized_start=1085
+  _globals['_MODELSERVICE']._serialized_end=1275
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,7 @@ class Model(_message.Message):
     DEPRECATED_FIELD_NUMBER: _builtins.int
     SOURCES_FIELD_NUMBER: _builtins.int
     DEPLOYMENTS_FIELD_NUMBER: _builtins.int
+    TIER_RATES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """`provider/model`, or the name of a route or a policy."""
     provider: _builtins.str
@@ -107,6 +108,10 @@ class Model(_message.Message):
         configured. Empty for a deployment.
         """
 
+    @_builtins.property
+    def tier_rates(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelRate]:
+        """What it costs otherwise than `rates` say: for long inputs and by service tier. Empty for a route or a policy."""
+
     def __init__(
         self,
         *,
@@ -131,10 +136,11 @@ class Model(_message.Message):
         deprecated: _builtins.bool = ...,
         sources: _abc.Iterable[_builtins.str] | None = ...,
         deployments: _abc.Iterable[_builtins.str] | None = ...,
+        tier_rates: _abc.Iterable[Global___ModelRate] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["data_policy", b"data_policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "callable", b"callable", "context_tokens_max", b"context_tokens_max", "created_unix_s", b"created_unix_s", "data_policy", b"data_policy", "deployments", b"deployments", "deprecated", b"deprecated", "endpoints", b"endpoints", "free", b"free", "id", b"id", "input_modalities", b"input_modalities", "knowledge", b"knowledge", "name", b"name", "output_modalities", b"output_modalities", "output_tokens_max", b"output_tokens_max", "owner", b"owner", "provider", b"provider", "rates", b"rates", "shutdown_on", b"shutdown_on", "sources", b"sources", "supported_parameters", b"supported_parameters"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "callable", b"callable", "context_tokens_max", b"context_tokens_max", "created_unix_s", b"created_unix_s", "data_policy", b"data_policy", "deployments", b"deployments", "deprecated", b"deprecated", "endpoints", b"endpoints", "free", b"free", "id", b"id", "input_modalities", b"input_modalities", "knowledge", b"knowledge", "name", b"name", "output_modalities", b"output_modalities", "output_tokens_max", b"output_tokens_max", "owner", b"owner", "provider", b"provider", "rates", b"rates", "shutdown_on", b"shutdown_on", "sources", b"sources", "supported_parameters", b"supported_parameters", "tier_rates", b"tier_rates"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -148,19 +154,27 @@ class ModelRate(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     NANO_USD_PER_MILLION_FIELD_NUMBER: _builtins.int
+    ABOVE_INPUT_TOKENS_FIELD_NUMBER: _builtins.int
+    SERVICE_TIER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The meter, in OpenRouter's words: `prompt`, `completion`, `input_cache_read`, `input_cache_write`, …"""
     nano_usd_per_million: _builtins.int
     """Nano-USD for one million units."""
+    above_input_tokens: _builtins.int
+    """Only when the input is longer than so many tokens; 0 for any."""
+    service_tier: _builtins.str
+    """Only in this service tier (`flex`, `priority`, `fast`); empty for the standard one."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         nano_usd_per_million: _builtins.int = ...,
+        above_input_tokens: _builtins.int = ...,
+        service_tier: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "nano_usd_per_million", b"nano_usd_per_million"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["above_input_tokens", b"above_input_tokens", "name", b"name", "nano_usd_per_million", b"nano_usd_per_million", "service_tier", b"service_tier"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

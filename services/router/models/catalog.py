@@ -334,7 +334,8 @@ class Catalog:
             output_modalities=facts.output_modalities,
             endpoints=["chat.completions"],
             supported_parameters=facts.supported_parameters,
-            rates=_rates(sheet) if sheet is not None and not free else [],
+            rates=_rates(sheet, standard=True) if sheet is not None and not free else [],
+            tier_rates=_rates(sheet, standard=False) if sheet is not None and not free else [],
             free=free,
             callable=free or sheet is not None,
             data_policy=_data_policy(self._handling(provider, name)),
@@ -363,14 +364,18 @@ def _is_name(text: str) -> bool:
     return NAME.fullmatch(text) is not None and ".." not in text
 
 
-def _rates(sheet: price_pb2.PriceSheet) -> list[model_service_pb2.ModelRate]:
-    """The standard rates; tiers are told by the bill, not by the list."""
+def _rates(sheet: price_pb2.PriceSheet, *, standard: bool) -> list[model_service_pb2.ModelRate]:
+    """The standard rates, or those of long inputs and service tiers."""
     return [
         model_service_pb2.ModelRate(
-            name=_RATE_NAMES[rate.meter], nano_usd_per_million=rate.nano_usd_per_million
+            name=_RATE_NAMES[rate.meter],
+            nano_usd_per_million=rate.nano_usd_per_million,
+            above_input_tokens=rate.above_input_tokens,
+            service_tier=rate.service_tier,
         )
         for rate in sheet.rates
-        if rate.meter in _RATE_NAMES and not rate.above_input_tokens and not rate.service_tier
+        if rate.meter in _RATE_NAMES
+        and standard is not bool(rate.above_input_tokens or rate.service_tier)
     ]
 
 
