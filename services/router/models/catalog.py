@@ -39,6 +39,15 @@ _RATE_NAMES: Final = {
     price_pb2.METER_REQUESTS: "request",
     price_pb2.METER_WEB_SEARCHES: "web_search",
     price_pb2.METER_CACHED_INPUT_AUDIO_TOKENS: "input_audio_cache",
+    price_pb2.METER_IMAGES: "images",
+    price_pb2.METER_INPUT_AUDIO_SECONDS: "audio_seconds",
+    price_pb2.METER_OUTPUT_AUDIO_SECONDS: "audio_output_seconds",
+    price_pb2.METER_INPUT_VIDEO_SECONDS: "video_seconds",
+    price_pb2.METER_OUTPUT_VIDEO_SECONDS: "video_output_seconds",
+    price_pb2.METER_INPUT_CHARACTERS: "characters",
+    price_pb2.METER_OUTPUT_CHARACTERS: "output_characters",
+    price_pb2.METER_PAGES: "pages",
+    price_pb2.METER_SEARCHES: "searches",
 }
 """The words for meters in a model's ``pricing``
 (https://openrouter.ai/docs/guides/overview/models), with our own where OpenRouter has none."""

@@ -8,10 +8,12 @@ import pytest
 from onegate.auth.v1 import data_policy_pb2
 from onegate.router.v1 import model_service_pb2, model_service_pb2_grpc
 from onegate.router.v1.model_service_pb2 import DataPolicy, Model, ModelRate
+from onegate.usage.v1 import price_pb2
 from runtime.config import CredentialSettings
 from runtime.errors import GatewayError
 from runtime.route_settings import PolicyModel, PolicySettings, RouteSettings, RouteTarget
 from runtime.rpc import channel, unary
+from services.router.models import catalog
 from services.router.models.routed import routed
 from tests.fake_provider import FakeProvider
 from tests.services.router.rig import Rig, hello, provider, running, settings_in, sheet
@@ -62,6 +64,12 @@ def test_a_policy_promises_what_any_of_its_models_can_do() -> None:
     assert told.context_tokens_max == 100_000
     assert list(told.input_modalities) == ["text", "image", "file"]
     assert list(told.supported_parameters) == ["tools", "temperature"]
+
+
+def test_every_meter_has_a_word_in_the_list() -> None:
+    named = {meter for meter in price_pb2.Meter.values() if meter}
+    assert named == catalog._RATE_NAMES.keys()
+    assert len({*catalog._RATE_NAMES.values()}) == len(named)
 
 
 def test_a_price_is_the_highest_that_a_call_may_come_to() -> None:
