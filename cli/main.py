@@ -24,7 +24,7 @@ GROUPS: Final = {
     "audit": "cli.audit",
     "providers": "cli.providers",
     "models": "cli.catalogue",
-    "usage": "cli.usage",
+    "usage": "cli.usage_calls",
     "prices": "cli.prices",
     "credits": "cli.credits",
     "budgets": "cli.budgets",

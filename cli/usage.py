@@ -1,4 +1,4 @@
-"""``onegate usage``: what was called and what it costs; ``onegate prices``: what models cost.
+"""How commands reach the usage service, and ``onegate prices list``.
 
 Talks to usage as the operator of this machine: the address and the operator token are those of
 the gateway that ``onegate up`` runs on the same data directory.
@@ -7,7 +7,7 @@ the gateway that ``onegate up`` runs on the same data directory.
 import asyncio
 import enum
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,8 @@ from rich.markup import escape
 
 from cli.context import CliContext, fail
 from cli.keys_view import console
-from cli.usage_view import Output, print_prices, print_records, print_summaries
+from cli.usage_groups import Groups
+from cli.usage_view import Output, print_prices
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import (
     alert_service_pb2_grpc,
@@ -36,7 +37,6 @@ from onegate.usage.v1 import (
 from onegate.usage.v1.price_pb2 import PriceSheet
 from onegate.usage.v1.usage_record_pb2 import UsageRecord
 from onegate.usage.v1.usage_service_pb2 import UsageFilter, UsageSummary
-from runtime.clock import SystemClock
 from runtime.config import Settings
 from runtime.errors import GatewayError
 from runtime.rpc import OPERATOR_KEY, channel, unary
@@ -64,7 +64,6 @@ class By(enum.StrEnum):
     CUSTOMER = "customer"
 
 
-app = typer.Typer(help="Show what was called and what it costs.", invoke_without_command=True)
 prices_app = typer.Typer(no_args_is_help=True, help="Show and set what models cost.")
 
 OutputOption = Annotated[
@@ -97,39 +96,6 @@ class Usage:
             metadata=((OPERATOR_KEY, self.operator_token.reveal()),),
             away=error_pb2.ERROR_REASON_BUDGET_UNAVAILABLE,
         )
-
-
-@app.callback(invoke_without_command=True)
-def usage_command(
-    context: typer.Context,
-    by: Annotated[list[By] | None, typer.Option(help="Sums, grouped by this; repeatable.")] = None,
-    since: Annotated[
-        str, typer.Option(help="Only from then on: 24h, 7d, 2026-11-01 or 2026-11-01T12:30 (UTC).")
-    ] = "",
-    until: Annotated[str, typer.Option(help="Only before then; written as --since.")] = "",
-    key: Annotated[str, typer.Option(help="Only of this key (its id).")] = "",
-    project: Annotated[str, typer.Option(help="Only of this project (its id).")] = "",
-    model: Annotated[str, typer.Option(help="Only of this model (provider/model).")] = "",
-    request: Annotated[str, typer.Option(help="Only of this request (x-request-id).")] = "",
-    limit: Annotated[int, typer.Option(min=1, help="How many calls to show.")] = 50,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Show the latest calls, or sums of them with --by."""
-    wanted = UsageFilter(key_id=key, project_id=project, model=model, request_id=request)
-    now = SystemClock().now()
-    if since:
-        wanted.started_from.FromDatetime(moment(since, now, "--since"))
-    if until:
-        wanted.started_before.FromDatetime(moment(until, now, "--until"))
-    if by:
-        names = list(dict.fromkeys(by))
-        rows = run_with_usage(context, lambda usage: _summaries(usage, wanted, names))
-        print_summaries(rows, names, output)
-        return
-    records = run_with_usage(context, lambda usage: _records(usage, wanted, limit))
-    print_records(records, output)
-    if output is Output.TABLE and len(records) == limit:
-        console().print(f"These are the latest {limit}; --limit shows more.", style="dim")
 
 
 @prices_app.command("list")
@@ -188,7 +154,7 @@ def _refused(settings: Settings, error: GatewayError) -> NoReturn:
     fail(escape(error.message))
 
 
-async def _records(usage: Usage, wanted: UsageFilter, limit: int) -> list[UsageRecord]:
+async def records(usage: Usage, wanted: UsageFilter, limit: int) -> list[UsageRecord]:
     """The latest records, page by page."""
     request = usage_service_pb2.ListUsageRequest(filter=wanted)
     found: list[UsageRecord] = []
@@ -202,13 +168,10 @@ async def _records(usage: Usage, wanted: UsageFilter, limit: int) -> list[UsageR
     return found
 
 
-async def _summaries(usage: Usage, wanted: UsageFilter, names: Sequence[By]) -> list[UsageSummary]:
+async def summaries(usage: Usage, wanted: UsageFilter, groups: Groups) -> list[UsageSummary]:
+    """Sums, dearest first."""
     request = usage_service_pb2.SummarizeUsageRequest(
-        filter=wanted,
-        group_by=[
-            usage_service_pb2.UsageDimension.Value(f"USAGE_DIMENSION_{name.upper()}")
-            for name in names
-        ],
+        filter=wanted, group_by=groups.dimensions, tag=groups.tag
     )
     answer: usage_service_pb2.SummarizeUsageResponse = await usage.call(
         usage.usage.SummarizeUsage, request

@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from rich.table import Table
 from rich.text import Text
 
+from cli.charts import Pen
 from cli.keys_view import console, print_json
 from onegate.common.v1 import error_pb2
 from onegate.usage.v1 import price_pb2, usage_record_pb2
@@ -28,6 +29,7 @@ NANO_DIGITS: Final = 9
 CENT_DIGITS: Final = 2
 
 
+_BAR_WIDTH: Final = 20
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _FORMULA_SIGNS: Final = ("=", "+", "-", "@", "\t", "\r")
 
@@ -158,19 +160,23 @@ def _record_table(records: Sequence[UsageRecord]) -> Table:
 
 def print_summaries(rows: Sequence[UsageSummary], names: Sequence[str], output: Output) -> None:
     """Sums by group, dearest first; ``names`` say what was grouped by."""
-    found = [_summary_fields(row, names) for row in rows]
+    found = [summary_fields(row, names) for row in rows]
     match output:
         case Output.JSON:
             print_json(found)
         case Output.CSV:
-            print_csv(found, list(_summary_fields(UsageSummary(group=[""] * len(names)), names)))
+            print_csv(found, list(summary_fields(UsageSummary(group=[""] * len(names)), names)))
         case Output.TABLE:
-            console().print(_summary_table(rows, names))
+            out = console()
+            # Bars are for people who look at a screen.
+            pen = Pen(blocks="utf" in out.encoding.lower()) if out.is_terminal else None
+            out.print(_summary_table(rows, names, pen))
         case _:
             assert_never(output)
 
 
-def _summary_fields(row: UsageSummary, names: Sequence[str]) -> dict[str, Any]:
+def summary_fields(row: UsageSummary, names: Sequence[str]) -> dict[str, Any]:
+    """A group's sums as JSON has them."""
     return {
         **dict(zip(names, row.group, strict=True)),
         "attempts": row.attempts,
@@ -180,10 +186,11 @@ def _summary_fields(row: UsageSummary, names: Sequence[str]) -> dict[str, Any]:
         "output_tokens": row.output_tokens,
         "cost_nano_usd": row.cost_nano_usd,
         "cost_usd": usd(row.cost_nano_usd),
+        "uncertain_nano_usd": row.uncertain_nano_usd,
     }
 
 
-def _summary_table(rows: Sequence[UsageSummary], names: Sequence[str]) -> Table:
+def _summary_table(rows: Sequence[UsageSummary], names: Sequence[str], pen: Pen | None) -> Table:
     made = Table(box=None, pad_edge=False, show_footer=len(rows) > 1)
     total = UsageSummary()
     for row in rows:
@@ -197,8 +204,14 @@ def _summary_table(rows: Sequence[UsageSummary], names: Sequence[str]) -> Table:
         ("calls", "not complete", "in", "cached", "out", "cost (USD)"), _figures(total), strict=True
     ):
         made.add_column(name, justify="right", no_wrap=True, footer=value)
+    if pen is not None and names:
+        made.add_column("", no_wrap=True)
+    most = max((row.cost_nano_usd for row in rows), default=0)
     for row in rows:
-        made.add_row(*(Text(value or "-") for value in row.group), *_figures(row))
+        cells = [*(Text(value or "-") for value in row.group), *map(Text, _figures(row))]
+        if pen is not None and names:
+            cells.append(Text(pen.bar(row.cost_nano_usd, most, _BAR_WIDTH), style="cyan"))
+        made.add_row(*cells)
     return made
 
 

@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from cli import usage
+from cli import usage, usage_calls
 from cli.context import CliContext
 from cli.usage_view import usd
 from onegate.common.v1 import error_pb2
@@ -101,7 +101,7 @@ class Machine:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.app = typer.Typer()
-        self.app.add_typer(usage.app, name="usage")
+        self.app.add_typer(usage_calls.app, name="usage")
         self.app.add_typer(usage.prices_app, name="prices")
 
     def run(self, *arguments: str) -> Result:
@@ -144,7 +144,11 @@ def test_the_latest_calls_come_first_and_more_on_request(machine: Machine) -> No
     assert ids(machine.json("usage")) == newest[:50]
     assert ids(machine.json("usage", "--limit", "3")) == newest[:3]
     assert ids(machine.json("usage", "--limit", "5000")) == newest
-    assert "--limit shows more" in machine.text("usage")
+    text = machine.text("usage")
+    assert "--limit shows more" in text
+    assert "models" in text
+    assert "$120.00000012" in text
+    assert "models" not in machine.text("usage", "--limit", "3")
     assert "--limit shows more" not in machine.text("usage", "--limit", "200")
 
 
@@ -233,6 +237,7 @@ def test_sums_are_exact_and_come_dearest_first(machine: Machine) -> None:
         "output_tokens": 1190,
         "cost_nano_usd": 119_000_000_119,
         "cost_usd": "119.000000119",
+        "uncertain_nano_usd": 0,
     }
 
 
@@ -268,7 +273,8 @@ def test_csv_holds_the_same_rows(machine: Machine) -> None:
     assert [row["attempt_id"] for row in rows] == ids(machine.json("usage", "--limit", "500"))
     assert rows[0]["tags"] == "environment=prod team=search"
     odd = next(row for row in rows if row["attempt_id"] == attempt_id(9))
-    assert odd["customer"] == '=HYPER("x"),y\nz'
+    # No spreadsheet takes it for a formula.
+    assert odd["customer"] == '\'=HYPER("x"),y\nz'
     sums = machine.csv("usage", "--by", "key", "--by", "day")
     assert sum(int(row["cost_nano_usd"]) for row in sums) == 120 * 1_000_000_001
     assert machine.text("usage", "--key", "none", "-o", "csv").startswith("attempt_id,request_id,")
