@@ -1,4 +1,4 @@
-"""``onegate alerts``: what people were told about budgets, and whether it arrives."""
+"""``onegate alerts``: what people were told of budgets and spending, and whether it arrives."""
 
 import json
 from typing import Annotated, Any
@@ -38,9 +38,9 @@ def list_command(
     if json_:
         print_json(found)
         return
-    table = Table("id", "decided", "what", "to", "state", "tries", "error")
+    table = Table("id", "decided", "what", "about", "to", "state", "tries", "error")
     for one in found:
-        names = ("id", "created_at", "type", "target", "state", "attempts", "error")
+        names = ("id", "created_at", "type", "about", "target", "state", "attempts", "error")
         table.add_row(*(escape(str(one[name] or "")) for name in names))
     console().print(table)
 
@@ -61,14 +61,23 @@ def trial_command(
         console().print(escape(f"{one} is in the outbox; see `onegate alerts list`."))
 
 
+def _about(payload: dict[str, Any]) -> str:
+    """Whom a message is about, the nearest name of several."""
+    data = payload["data"]
+    named = (data.get(name) for name in ("subject", "key_id", "project_id", "organization_id"))
+    return str(next(filter(None, named), ""))
+
+
 def _fields(one: pb.Alert) -> dict[str, Any]:
+    payload = json.loads(one.payload)
     return {
         "id": one.id,
         "type": one.type,
+        "about": _about(payload),
         "target": one.target,
         "state": pb.AlertState.Name(one.state)[12:].lower(),
         "attempts": one.attempts,
         "created_at": one.created_at.ToJsonString(),
         "error": one.error or None,
-        "payload": json.loads(one.payload),
+        "payload": payload,
     }

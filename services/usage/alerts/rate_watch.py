@@ -11,7 +11,6 @@ from runtime.errors import GatewayError
 from services.usage.alerts.alert_rows import WEBHOOK
 from services.usage.alerts.rate_store import SUBJECTS_MAX, RateStore, Spike
 from services.usage.alerts.rates import (
-    HOURS_DAYS,
     SOURCE_DAYS,
     Rule,
     Subject,
@@ -119,7 +118,8 @@ class RateWatch:
         if known is None or known[0] != start_us:
             if len(self._known) >= 4 * SUBJECTS_MAX:
                 self._known.clear()
-            days = HOURS_DAYS if unit_us == HOUR_US else SOURCE_DAYS
-            found = await self._store.history(subject, unit_us, start_us - days * DAY_US, start_us)
+            found = await self._store.history(
+                subject, unit_us, start_us - SOURCE_DAYS * DAY_US, start_us
+            )
             self._known[name] = known = (start_us, found)
         return known[1]

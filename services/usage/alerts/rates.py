@@ -28,9 +28,6 @@ DEVIATIONS: Final = 6.0
 SOURCE_DAYS: Final = 56
 """How far back history is read, in days."""
 
-HOURS_DAYS: Final = 28
-"""The same for hours."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
