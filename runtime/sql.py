@@ -41,9 +41,14 @@ __all__ = [
     "insert_new",
     "open_configured",
     "open_database",
+    "open_patient",
     "serialise",
     "unix_micros",
 ]
+
+PATIENT_S: Final = 120.0
+PATIENT_CONNECTIONS: Final = 3
+"""What :func:`open_patient` opens."""
 
 T = TypeVar("T")
 
@@ -154,10 +159,25 @@ def open_configured(settings: DatabaseSettings) -> Database:
 
     Raises ``SecretError`` for a file that cannot be used, ``ValueError`` as :func:`open_database`.
     """
-    dsn = settings.dsn
+    return open_database(_dsn_of(settings), connections_max=settings.connections_max)
+
+
+def open_patient(settings: DatabaseSettings, usual: Database) -> Database:
+    """The same database for work that may take a minute and that nobody waits for: on PostgreSQL
+    with three connections of its own, on SQLite, which has one writer, ``usual`` itself.
+
+    Raises as :func:`open_configured`.
+    """
+    dsn = _dsn_of(settings)
+    if not dsn.startswith(f"{_POSTGRESQL}:"):
+        return usual
+    return open_database(dsn, timeout_s=PATIENT_S, connections_max=PATIENT_CONNECTIONS)
+
+
+def _dsn_of(settings: DatabaseSettings) -> str:
     if settings.dsn_file:
-        dsn = read_secret(Path(settings.dsn_file)).reveal()
-    return open_database(dsn, connections_max=settings.connections_max)
+        return read_secret(Path(settings.dsn_file)).reveal()
+    return settings.dsn
 
 
 def serialise(connection: Connection, name: str) -> None:

@@ -37,7 +37,7 @@ from runtime.passes import REPORTS, SPENDING, Gate
 from runtime.readiness import follow_store, when_available
 from runtime.rpc import RpcServer, require_operator
 from runtime.secrets import FileSecrets, Secret
-from runtime.sql import Database, open_configured, unix_micros
+from runtime.sql import Database, open_configured, open_patient, unix_micros
 from services.usage.alerts.alert_sender import AlertSender, ways_of
 from services.usage.alerts.alert_service import AlertService
 from services.usage.alerts.alert_store import AlertStore
@@ -265,7 +265,10 @@ class _Sums:
 
     def __init__(self, database: Database, settings: Settings, clock: Clock) -> None:
         self.reports = ReportStore(database)
-        self._rollups = Rollups(database)
+        # Adding up a busy day takes longer than anybody who waits may wait.
+        self._database = database
+        self._patient = open_patient(settings.usage, database)
+        self._rollups = Rollups(self._patient)
         self._retention = Retention(database, settings.usage.records_days)
         rates = RateStore(database, shared_clock(clock))
         self._watch = RateWatch(rates, settings.alerts, clock)
@@ -281,6 +284,11 @@ class _Sums:
             report_service_pb2_grpc.add_ReportServiceServicer_to_server,
             ReportService(self.reports, Gate(operator_token, REPORTS, self._clock), self._clock),
         )
+
+    async def close(self) -> None:
+        """Lets go of its own connections."""
+        if self._patient is not self._database:
+            await self._patient.close()
 
     def keepers(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the services, until it is cancelled."""
@@ -336,6 +344,7 @@ async def run(settings: Settings, *, stop: asyncio.Event, ready: Callable[[], No
         outbox = AlertStore(database, shared_clock(clock))
         store = SqlStore(database, books.charger, failpoints)
         sums = _Sums(database, settings, clock)
+        cleanup.push_async_callback(sums.close)
         cleanup.push_async_callback(store.close)
         priced = _Priced(database, clock)
 

@@ -37,6 +37,8 @@ class _ReportKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReportKind
     """Moderations."""
     REPORT_KIND_WEB_SEARCHES: _ReportKind.ValueType  # 4
     """Calls in which the provider searched the web."""
+    REPORT_KIND_COSTS: _ReportKind.ValueType  # 5
+    """What everything cost: rows say attempts, tokens in and out, and money alone, which is quicker."""
 
 class ReportKind(_ReportKind, metaclass=_ReportKindEnumTypeWrapper):
     """What a report is about: a family of OpenAI's usage API."""
@@ -51,6 +53,8 @@ REPORT_KIND_MODERATIONS: ReportKind.ValueType  # 3
 """Moderations."""
 REPORT_KIND_WEB_SEARCHES: ReportKind.ValueType  # 4
 """Calls in which the provider searched the web."""
+REPORT_KIND_COSTS: ReportKind.ValueType  # 5
+"""What everything cost: rows say attempts, tokens in and out, and money alone, which is quicker."""
 Global___ReportKind: _TypeAlias = ReportKind  # noqa: Y015
 
 @_typing.final

@@ -22,6 +22,7 @@ from runtime.sql import unix_micros
 from services.usage.reports import queries
 from services.usage.reports.queries import Selection
 from services.usage.reports.report_store import START, TAG, Question, ReportStore, Total
+from services.usage.reports.rollup_schema import MEASURES
 from services.usage.reports.spans import DAY_US, HOUR_US
 from services.usage.store import STARTED_AT_US_MAX
 
@@ -67,6 +68,7 @@ _NO_TEXT: Final = (
 )
 """Endpoints whose answers are no generated text."""
 
+_COST: Final = ("attempts", "cost_nano_usd", "input_tokens", "output_tokens")
 _TAG_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./ -]{0,63}")
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
@@ -172,7 +174,8 @@ def _question(
         tag=request.tag,
         unit_us=unit_us,
         # Of which kind an attempt was, only its record says.
-        uncertain=request.kind == pb.REPORT_KIND_UNSPECIFIED,
+        uncertain=request.kind in (pb.REPORT_KIND_UNSPECIFIED, pb.REPORT_KIND_COSTS),
+        measures=_COST if request.kind == pb.REPORT_KIND_COSTS else MEASURES,
     )
 
 

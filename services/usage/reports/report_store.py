@@ -4,7 +4,7 @@ Whatever the state of the cubes, a sum is that of the records and adjustments th
 one snapshot says how far the cubes go, what is late, and what lies beyond.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -75,6 +75,7 @@ class Question:
         tag: the tag that TAG means.
         unit_us: how long a bucket of START is.
         uncertain: whether what was posted without a record counts.
+        measures: what is summed up; the others are 0.
     """
 
     from_us: int = 0
@@ -85,6 +86,7 @@ class Question:
     tag: str = ""
     unit_us: int = DAY_US
     uncertain: bool = True
+    measures: Collection[str] = MEASURES
 
     def cube(self) -> Cube | None:
         """The cube that has all columns that are asked about."""
@@ -138,7 +140,11 @@ def totals(
     parts = union_all(*known, *_doubts(question)).subquery("parts")
     names = [f"g{number}" for number in range(len(question.groups))]
     groups = [parts.c[name] for name in names]
-    sums = [func.coalesce(_whole(parts.c[name]), 0).label(name) for name in _SUMS]
+    wanted = {*question.measures, UNCERTAIN}
+    sums = [
+        func.coalesce(_whole(parts.c[name]), 0).label(name) if name in wanted else _none(name)
+        for name in _SUMS
+    ]
     query = select(*groups, *sums).group_by(*groups).limit(rows_max)
     cost: ColumnElement[Any] = literal_column("cost_nano_usd").desc()
     query = query.order_by(*((cost, *groups) if dearest_first else groups))
@@ -155,18 +161,27 @@ def marks(connection: Connection) -> Marks:
     return Marks(hours_us=reached["hours"], days_us=reached["days"], kept_us=reached.get("kept", 0))
 
 
-def measured(table: Table | None = None) -> list[ColumnElement[Any]]:
-    """The sums of the records, or of a cube's rows."""
+def measured(
+    table: Table | None = None, wanted: Collection[str] = MEASURES
+) -> list[ColumnElement[Any]]:
+    """The sums of the records, or of a cube's rows; 0 for what is not wanted."""
     if table is not None:
-        return [_whole(table.c[name]).label(name) for name in MEASURES]
-    completed = RECORDS.c.outcome == usage_record_pb2.OUTCOME_COMPLETED
-    return [
-        func.count().label("attempts"),
-        func.count().filter(~completed).label("failures"),
-        func.count().filter(RECORDS.c.web_searches > 0).label("attempts_searching"),
-        _whole(RECORDS.c.cost_nano_usd).label("cost_nano_usd"),
-        *(_whole(RECORDS.c[name]).label(name) for name in COUNTS),
-    ]
+        found = {name: _whole(table.c[name]) for name in MEASURES}
+    else:
+        completed = RECORDS.c.outcome == usage_record_pb2.OUTCOME_COMPLETED
+        found = {
+            "attempts": func.count(),
+            "failures": func.count().filter(~completed),
+            "attempts_searching": func.count().filter(RECORDS.c.web_searches > 0),
+            "cost_nano_usd": _whole(RECORDS.c.cost_nano_usd),
+            **{name: _whole(RECORDS.c[name]) for name in COUNTS},
+        }
+    return [found[name].label(name) if name in wanted else _none(name) for name in MEASURES]
+
+
+def _none(name: str) -> ColumnElement[Any]:
+    zero: ColumnElement[Any] = literal_column("0").label(name)
+    return zero
 
 
 def quotient(time: ColumnElement[Any], unit_us: int) -> ColumnElement[Any]:
@@ -227,7 +242,8 @@ def _parts(connection: Connection, question: Question) -> list[Select[Any]]:
         summed.append(part)
         table = cube.days if part.source is Source.DAYS else cube.hours
         time = table.c.start_us
-        query = select(*_groups(connection, question, table, time), *measured(table))
+        sums = measured(table, question.measures)
+        query = select(*_groups(connection, question, table, time), *sums)
         query = query.where(time >= part.from_us, time < part.before_us)
         made.append(_chosen(query, question, table))
     if summed:
@@ -246,7 +262,7 @@ def _outdated(kept_us: int) -> GatewayError:
 
 def _from_records(connection: Connection, question: Question, part: Span) -> list[Select[Any]]:
     groups = _groups(connection, question, RECORDS, _TIME)
-    records = records_of(measured(), groups, adjusting=False)
+    records = records_of(measured(None, question.measures), groups, adjusting=False)
     records = records.where(part.from_us <= _TIME, part.before_us > _TIME)
     changed = ADJUSTMENTS.c.started_at_us
     adjustments = records_of(adjusted(), groups, adjusting=True)
@@ -256,7 +272,7 @@ def _from_records(connection: Connection, question: Question, part: Span) -> lis
 
 def _late(connection: Connection, question: Question, from_us: int, before_us: int) -> Select[Any]:
     groups = _groups(connection, question, RECORDS, _TIME)
-    query = select(*groups, *measured()).select_from(
+    query = select(*groups, *measured(None, question.measures)).select_from(
         LATE.join(RECORDS, RECORDS.c.attempt_id == LATE.c.attempt_id)
     )
     time = LATE.c.started_at_us

@@ -23,10 +23,10 @@ import psycopg
 from onegate.usage.v1 import report_service_pb2 as pb
 from onegate.usage.v1 import report_service_pb2_grpc, usage_service_pb2
 from runtime.clock import SystemClock
-from runtime.config import RpcSettings
+from runtime.config import RpcSettings, UsageSettings
 from runtime.passes import REPORTS, Gate
 from runtime.rpc import RpcServer, channel, unary
-from runtime.sql import Database, open_database, unix_micros
+from runtime.sql import Database, open_database, open_patient, unix_micros
 from services.usage.reports.report_service import ReportService
 from services.usage.reports.report_store import ReportStore
 from services.usage.reports.rollup_schema import CUBES
@@ -42,6 +42,8 @@ ORGANIZATION: Final = "org_0"
 
 DAY, HOUR = 86_400, 3_600
 _D = usage_service_pb2
+TEXT: Final = int(pb.REPORT_KIND_COMPLETIONS)
+COSTS: Final = int(pb.REPORT_KIND_COSTS)
 
 CONTENT: Final[Mapping[str, str]] = {
     "attempt_id": (
@@ -107,7 +109,6 @@ def _asked(
     )
 
 
-TEXT = int(pb.REPORT_KIND_COMPLETIONS)
 MODEL, KEY = int(_D.USAGE_DIMENSION_MODEL), int(_D.USAGE_DIMENSION_KEY)
 PROJECT = int(_D.USAGE_DIMENSION_PROJECT)
 PURPOSES: Final = (
@@ -152,6 +153,7 @@ class Found:
 async def measure(dsn: str, rows: int, days: int, repeats: int) -> Found:
     """Fills an empty database and asks it."""
     database = open_database(dsn)
+    patient = open_patient(UsageSettings(dsn=dsn), database)
     now = datetime.now(UTC)
     now_us = unix_micros(now)
     try:
@@ -160,7 +162,7 @@ async def measure(dsn: str, rows: int, days: int, repeats: int) -> Found:
         began = time.monotonic()
         await asyncio.to_thread(_fill, dsn, rows, now_us, days)
         fill_s = time.monotonic() - began
-        steps = await _seal(database, now_us)
+        steps = await _seal(patient, now_us)
         table_bytes, cube_rows, cube_bytes = await asyncio.to_thread(_sizes, dsn)
         taken, groups = await _ask(database, now, days, repeats)
         return Found(
@@ -175,6 +177,7 @@ async def measure(dsn: str, rows: int, days: int, repeats: int) -> Found:
             groups=groups,
         )
     finally:
+        await patient.close()
         await database.close()
 
 
