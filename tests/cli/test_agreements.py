@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from cli import credits as credit_commands
-from cli import invoices, prices, usage
+from cli import invoices, prices, usage_calls
 from cli.context import CliContext
 from onegate.common.v1.token_usage_pb2 import TokenUsage
 from onegate.usage.v1 import usage_service_pb2, usage_service_pb2_grpc
@@ -33,7 +33,7 @@ def invoke(directory: Path, *arguments: str) -> Result:
         ("prices", prices.app),
         ("credits", credit_commands.app),
         ("invoice", invoices.app),
-        ("usage", usage.app),
+        ("usage", usage_calls.app),
     ):
         app.add_typer(made, name=name)
     context = CliContext(load=lambda: settings_of(directory))
