@@ -9,6 +9,7 @@ with comments until the first token. Whatever breaks after that is an error even
 import asyncio
 import hashlib
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from edge import errors
@@ -28,6 +29,7 @@ from onegate.router.v1 import chat_pb2, chat_service_pb2, plan_pb2
 from runtime.clock import Clock
 from runtime.config import EdgeSettings
 from runtime.errors import GatewayError
+from runtime.lone_native import unpacked
 from runtime.relay import RelayCall, RelayPool
 
 CHAT_METHOD: Final = "/onegate.router.v1.ChatService/Chat"
@@ -186,12 +188,15 @@ class ChatExchange:
     async def stream(self) -> None:
         """Writes the answer as it comes; what has come meanwhile goes out in one write."""
         relayed = self._relayed
+        taker: Callable[[bytes], bool] | None = None
         self._arm()
         try:
-            while (payload := await relayed.receive()) is not None:
+            while (payload := await relayed.receive(taker)) is not None:
                 await self._take(payload)
                 if not relayed.inbox and not relayed.ended:
                     await self._write()
+                    if self._call.first_byte_s is not None:
+                        taker = self._forward
             self._finish()
         except GatewayError as error:
             self._fail(error)
@@ -201,6 +206,20 @@ class ChatExchange:
             self._fail(_cut_off())
         finally:
             self._disarm()
+
+    def _forward(self, payload: bytes) -> bool:
+        """Writes a payload that is native bytes and nothing else, in the turn that brings it.
+        Everything before it is written: it is offered only while the stream's task waits for it.
+        """
+        stream = self._stream
+        if stream is None or stream.paused:
+            return False
+        native = unpacked(payload)
+        if not native:
+            return False
+        self._native = native
+        stream.write(native)
+        return True
 
     async def _take(self, payload: bytes) -> None:
         """Takes in events that came together."""

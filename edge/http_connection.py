@@ -542,9 +542,10 @@ class Connection(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Queues bytes; does nothing once the client has left."""
-        if self._transport is not None and not self._transport.is_closing():
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
             self._written += len(data)
-            self._transport.write(data)
+            transport.write(data)
 
     async def writable(self) -> None:
         """Waits until the client has taken enough, or has left."""

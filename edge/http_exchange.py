@@ -192,10 +192,11 @@ class ChunkedStream:
     def write(self, data: bytes) -> None:
         """Queues a piece; the first takes the head along."""
         exchange = self._exchange
+        chunk = self._chunk(data)
         if not exchange.started_status:
-            exchange.wire.write(self._head() + self._chunk(data))
-        elif data:
-            exchange.wire.write(self._chunk(data))
+            chunk = self._head() + chunk
+        if chunk:
+            exchange.wire.write(chunk)
         exchange.sent += len(data)
 
     async def drain(self) -> None:
@@ -222,9 +223,9 @@ class ChunkedStream:
         return head(self._status, self._headers, framing + exchange.connection_line())
 
     def _chunk(self, data: bytes) -> bytes:
-        if self._exchange.is_http10 or not data:
-            return data
-        return b"%x\r\n%b\r\n" % (len(data), data)
+        if data and not self._exchange.is_http10:
+            return b"%x\r\n%b\r\n" % (len(data), data)
+        return data
 
 
 def too_large(bytes_max: int) -> GatewayError:

@@ -37,6 +37,13 @@ class ServerCall(Protocol):
         """Sends one payload; waits while the caller's credit is used up."""
         ...
 
+    @property
+    def send_now(self) -> Callable[[bytes], None] | None:
+        """What sends one payload in this very moment, to be called at once; ``None`` while a
+        payload has to wait, and always on a transport that waits for every one.
+        """
+        ...
+
     async def receive(self) -> bytes:
         """The caller's next payload. Raises ``GatewayError`` (INVALID_REQUEST) on a transport
         that has none.

@@ -395,6 +395,9 @@ class _Stream:
                 self.late_s = batch.late_ms / 1000
                 if self.late_s:
                     self.said_s = self._pool.clock.monotonic()
+                if len(frames) <= FRAMES_AT_ONCE:
+                    self._deliver(frames)
+                    continue
                 for start in range(0, len(frames), FRAMES_AT_ONCE):
                     if start:
                         # Those who were woken work first, and sockets get their turn.
@@ -425,7 +428,10 @@ class _Stream:
         for frame in frames:
             kind = frame.kind
             call = calls.get(frame.call)
-            if call is None:
+            if kind == DATA and call is not None and not assembly.parts:
+                if not call.arrived(frame.payload):
+                    self._distrust(call)
+            elif call is None:
                 if kind == DRAIN:
                     self._drain()
             elif kind == CREDIT:

@@ -32,7 +32,7 @@ from runtime.relay_frames import (
     PAYLOAD_OVERHEAD_BYTES,
     Frame,
 )
-from runtime.relay_stream import Assembly, DeadlineWatch, Leg, RelayProtocolError
+from runtime.relay_stream import Assembly, DeadlineWatch, Leg, RelayProtocolError, Taker
 from runtime.relay_writer import FrameWriter
 
 DRAIN_NOTICE_S: Final = 5.0
@@ -76,10 +76,20 @@ class RelayServerCall(Leg):
         Raises CANCELLED when the caller has gone, REQUEST_TOO_LARGE when no message may be so
         large.
         """
+        if self.ended or self.credit_bytes <= 0 or self.writer.slow:
+            await self.clearance()
+        self._put(payload)
+
+    @property
+    def send_now(self) -> Callable[[bytes], None] | None:
+        """What sends one payload; ``None`` while that has to wait."""
+        if self.ended or self.credit_bytes <= 0 or self.writer.slow:
+            return None
+        return self._put
+
+    def _put(self, payload: bytes) -> None:
         size = len(payload)
         writer = self.writer
-        if self.ended or self.credit_bytes <= 0 or writer.slow:
-            await self.clearance()
         if size > writer.part_bytes:
             self._send_large(payload)
             return
@@ -98,9 +108,9 @@ class RelayServerCall(Leg):
         self.credit_bytes -= size + PAYLOAD_OVERHEAD_BYTES
         self.writer.send_large(self.number, DATA, payload)
 
-    async def receive(self) -> bytes:
+    async def receive(self, taker: Taker | None = None) -> bytes:
         """The caller's next payload. Raises CANCELLED when none will come."""
-        payload = await super().receive()
+        payload = await super().receive(taker)
         if payload is None:
             raise refusals.cancelled()
         return payload

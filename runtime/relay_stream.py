@@ -27,6 +27,12 @@ DEADLINE_TICK_S: Final = 0.005
 """How late a deadline may be noticed."""
 
 
+Taker = Callable[[bytes], bool]
+"""What a payload is offered to before a reader is woken for it: whether it took it. It never waits
+and never raises.
+"""
+
+
 class RelayProtocolError(Exception):
     """The peer broke the protocol; its stream is ended."""
 
@@ -41,6 +47,7 @@ class Leg:
         "_reader",
         "_room_bytes",
         "_sender",
+        "_taker",
         "credit_bytes",
         "deadline_s",
         "ended",
@@ -68,12 +75,15 @@ class Leg:
         self._room_bytes = room_bytes
         self._consumed_bytes = 0
         self._reader: asyncio.Future[None] | None = None
+        self._taker: Taker | None = None
         self._sender: asyncio.Future[None] | None = None
 
-    async def receive(self) -> bytes | None:
+    async def receive(self, taker: Taker | None = None) -> bytes | None:
         """The next payload, ``None`` after the last; raises the call's error after the last.
 
-        For one reader at a time.
+        For one reader at a time. While it waits, ``taker`` is offered every payload as it comes,
+        in the turn of the event loop that brings it; only one that it does not take wakes the
+        reader.
         """
         inbox = self.inbox
         while not inbox:
@@ -84,6 +94,7 @@ class Leg:
             if self._reader is not None:
                 raise RuntimeError("two tasks read the same call")
             self._reader = reader = self.writer.loop.create_future()
+            self._taker = taker
             try:
                 await reader
             finally:
@@ -91,21 +102,35 @@ class Leg:
         payload = inbox.popleft()
         consumed = self._consumed_bytes + len(payload) + PAYLOAD_OVERHEAD_BYTES
         if consumed >= CREDIT_STEP_BYTES and not self.ended:
-            self._room_bytes += consumed
-            self.writer.frame(0)(call=self.number, kind=CREDIT, credit_bytes=consumed)
-            consumed = 0
+            consumed = self._return_credit(consumed)
         self._consumed_bytes = consumed
         return payload
+
+    def _return_credit(self, consumed: int) -> int:
+        """Lets the peer send as much again as was read; what is left to be returned."""
+        self._room_bytes += consumed
+        self.writer.frame(0)(call=self.number, kind=CREDIT, credit_bytes=consumed)
+        return 0
 
     def arrived(self, payload: bytes) -> bool:
         """Takes in a payload; false when the peer had no credit for it."""
         if self._room_bytes <= 0:
             return False
-        self._room_bytes -= len(payload) + PAYLOAD_OVERHEAD_BYTES
-        self.inbox.append(payload)
+        size = len(payload) + PAYLOAD_OVERHEAD_BYTES
+        self._room_bytes -= size
         reader = self._reader
-        if reader is not None and not reader.done():
+        if reader is None or reader.done():
+            self.inbox.append(payload)
+            return True
+        taker = self._taker
+        if taker is None or not taker(payload):
+            self.inbox.append(payload)
             reader.set_result(None)
+            return True
+        consumed = self._consumed_bytes + size
+        if consumed >= CREDIT_STEP_BYTES:
+            consumed = self._return_credit(consumed)
+        self._consumed_bytes = consumed
         return True
 
     async def clearance(self) -> None:

@@ -222,10 +222,10 @@ class FrameWriter:
                     return
                 self._sleeper = self.loop.create_future()
                 await self._sleeper
-            passed_s = self._clock.monotonic() - began_s
-            if passed_s < gather_s and load > busy and not self._closing:
-                await self._clock.sleep(gather_s - passed_s)
             now_s = self._clock.monotonic()
+            if load > busy and now_s - began_s < gather_s and not self._closing:
+                await self._clock.sleep(gather_s - (now_s - began_s))
+                now_s = self._clock.monotonic()
             load *= math.exp((began_s - now_s) / late_s)
             began_s = now_s
             load += await self._write(write)

@@ -335,6 +335,9 @@ class _PlainCall:
 
     __slots__ = ("_bytes_max", "_context", "metadata", "method", "request", "timeout_s")
 
+    send_now = None
+    """gRPC waits for every message."""
+
     def __init__(self, method: str, request: bytes, context: Context, bytes_max: int) -> None:
         self._context = context
         self._bytes_max = bytes_max

@@ -66,6 +66,19 @@ class SseParser:
             self._keep(rest)
         return _events(blocks)
 
+    def is_line(self, chunk: bytes) -> bool:
+        """Whether a chunk is, where it stands, one event of one line and nothing else: its data
+        begin behind ``data: ``. :meth:`feed` need not see it then.
+        """
+        return (
+            chunk.startswith(_DATA)
+            and chunk.endswith(b"\n\n")
+            and chunk.find(b"\n") == len(chunk) - 2
+            and _CR not in chunk
+            and self._started
+            and not (self._pending or self._after_cr)
+        )
+
     def end(self) -> list[ServerSentEvent]:
         """The event that the end of the stream leaves complete but for its blank line, if any.
 

@@ -6,6 +6,7 @@ shutdown included, can lose what was consumed.
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -16,18 +17,14 @@ from runtime.calls import ServerCall
 from runtime.clock import uuid7
 from runtime.errors import GatewayError
 from runtime.failpoints import Failpoint
+from runtime.sse import SseParser
 from services.router.credentials.access import Way
+from services.router.forwarding import Forwarder, Notes
 from services.router.limits.windows import Ticket
 from services.router.money.purse import Hold
-from services.router.money.settlement import (
-    PROGRESS_BYTES,
-    PROGRESS_S,
-    Attempt,
-    NoProgress,
-    Progress,
-)
+from services.router.money.settlement import Attempt, NoProgress, Progress
 from services.router.parts import Parts, Provider
-from services.router.providers.base import Exchange, Stream, UpstreamRequest
+from services.router.providers.base import Exchange, Framing, Stream, UpstreamRequest
 from services.router.retries import is_its_fault
 from services.router.routing.planning import Plan
 from services.router.routing.rate_headers import LIKE, used_up_s
@@ -231,13 +228,17 @@ class ProviderCall:
         """
         clock, line = self._parts.clock, self._line
         stall_s = line.stall_s or self._parts.settings.stall_timeout_s
-        parser, notes = stream.framing(), _Notes(self._parts, self._attempt, clock.monotonic())
+        parser, notes = (
+            stream.framing(),
+            Notes(self._parts.journal, self._attempt, clock.monotonic()),
+        )
+        taker = self._taker(stream, parser, notes, stall_s)
         held: list[chat_pb2.ChatEvent] = []
         done = False
         while not done:
             if line.shown or not line.first_token_s:
                 line.allow(stall_s, clock.monotonic())
-            data = await response.chunk()
+            data = await response.chunk(taker if line.shown else None)
             events = stream.feed(parser.feed(data) if data else parser.end())
             if not (data or stream.done):
                 events += stream.end()
@@ -265,6 +266,24 @@ class ProviderCall:
             if events:
                 line.allow(stall_s, now_s)
                 await line.send(events)
+
+    def _taker(
+        self, stream: Stream, parser: Framing, notes: Notes, stall_s: float
+    ) -> Callable[[bytes], bool] | None:
+        """What may take a chunk without this task; ``None`` where bytes are not forwarded."""
+        if not (self._exchange.native and isinstance(parser, SseParser)):
+            return None
+        line = self._line
+        return Forwarder(
+            call=line.call,
+            watch=line.watch,
+            deadline_s=line.deadline_s,
+            stall_s=stall_s,
+            stream=stream,
+            parser=parser,
+            notes=notes,
+            monotonic=self._parts.clock.monotonic,
+        ).take
 
     def _served(self) -> chat_pb2.ChatEvent:
         line, attempt = self._line, self._attempt
@@ -375,29 +394,3 @@ def _lost() -> GatewayError:
     return GatewayError(
         error_pb2.ERROR_REASON_CANCELLED, "Another attempt of the call was quicker."
     )
-
-
-class _Notes:
-    """Tells the journal now and then how far a stream got."""
-
-    __slots__ = ("_attempt", "_bytes", "_journal", "_next_s", "cost_nano_usd")
-
-    def __init__(self, parts: Parts, attempt: Attempt, now_s: float) -> None:
-        self._journal = parts.journal
-        self._attempt = attempt
-        self._bytes = PROGRESS_BYTES
-        self._next_s = now_s + PROGRESS_S
-        self.cost_nano_usd = 0
-        """What the last note says."""
-
-    def take(self, stream: Stream, now_s: float) -> bool:
-        """Writes a note when one is due; whether it was."""
-        if stream.output_bytes < self._bytes and now_s < self._next_s:
-            return False
-        self._bytes = stream.output_bytes + PROGRESS_BYTES
-        self._next_s = now_s + PROGRESS_S
-        attempt = self._attempt
-        tokens = attempt.at_least(stream)
-        self.cost_nano_usd = attempt.cost(tokens)
-        self._journal.progress(attempt.attempt_id, tokens, self.cost_nano_usd)
-        return True

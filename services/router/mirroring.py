@@ -133,6 +133,7 @@ class _Unheard:
     metadata: Mapping[str, str]
     method: str = _METHOD
     timeout_s: float | None = None
+    send_now: None = None
 
     async def send(self, payload: bytes) -> None:
         """Drops it."""

@@ -185,9 +185,9 @@ class Guarded:
         for _ in range(PACED_CALLS):
             before = {service: self.settled(service) for service in dearest}
             self.call(1, stream=True, model="bench-paced")
-            for service in dearest:
+            for service, most in dearest.items():
                 spent = self.settled(service).instructions - before[service].instructions
-                dearest[service] = max(dearest[service], spent, key=Counter.total)
+                dearest[service] = max(most, spent, key=Counter.total)
         for service, most in dearest.items():
             found.figures[f"{service} paced stream"] = float(most.total())
             found.functions[f"{service} paced stream"] = most

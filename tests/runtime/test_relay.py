@@ -69,6 +69,30 @@ async def test_payloads_go_both_ways_on_one_call(target: str) -> None:
         assert await call.receive() is None
 
 
+async def test_what_a_taker_takes_counts_as_read(target: str) -> None:
+    async with serving(target, SETTINGS, handlers(Seen())), relay_pool(SETTINGS, target) as pool:
+        call = opened(pool, "Dialogue", b"one")
+        assert await call.receive() == b"one"
+        taken: list[bytes] = []
+
+        def take(payload: bytes) -> bool:
+            if payload == b"stop":
+                return False
+            taken.append(payload)
+            return True
+
+        words = [b"%d" % at * 1000 for at in range(4 * ANSWER_WINDOW_BYTES // 1000)]
+        reading = asyncio.create_task(call.receive(take))
+        await asyncio.sleep(0)
+        for word in words:
+            await call.send(word)
+        await call.send(b"stop")
+        assert await reading == b"stop"
+        assert taken == words
+        await call.send(b"")
+        assert await call.receive(take) is None
+
+
 async def test_a_handler_that_does_not_read_stops_its_caller(target: str) -> None:
     seen = Seen()
     async with serving(target, SETTINGS, handlers(seen)), relay_pool(SETTINGS, target) as pool:

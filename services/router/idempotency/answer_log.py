@@ -137,6 +137,9 @@ class Recorded:
 
     __slots__ = ("_log", "_repetition", "_served", "metadata", "method", "request", "timeout_s")
 
+    send_now = None
+    """Its readers are waited for."""
+
     def __init__(
         self, log: AnswerLog, request: chat_pb2.ChatRequest, repetition: chat_pb2.Repetition
     ) -> None:

@@ -116,6 +116,14 @@ class Stream(Protocol):
         """
         ...
 
+    def forwards(self, line: bytes) -> bool:
+        """Takes an event in, and says that it goes on as it is. False, and nothing has changed,
+        when :meth:`feed` has to look at it, which any stream may say of any event.
+
+        ``line`` is all of it: ``data: ``, the data, an empty line.
+        """
+        ...
+
     def end(self) -> list[chat_pb2.ChatEvent]:
         """The provider closed the stream. Raises UPSTREAM_PROTOCOL when the answer was not
         complete.
@@ -243,3 +251,8 @@ class StreamState:
     output_bytes: int = 0
     started: bool = False
     done: bool = False
+
+    def forwards(self, line: bytes) -> bool:
+        """Nothing goes on as it is."""
+        del line
+        return False

@@ -46,6 +46,7 @@ _NOTHING: Final = msgspec.Raw()
 _LF: Final = 10
 _ANY: Final = msgspec.json.Decoder()
 _COST: Final = b'"cost"'
+_LINE_START: Final = len(b"data: ")
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -169,6 +170,24 @@ class NativeStream(StreamState):
         joined = b"\n\ndata: ".join(pieces)
         return [chat_pb2.ChatEvent(native=b"data: %b\n\n" % joined)]
 
+    def forwards(self, line: bytes) -> bool:
+        """Takes a chunk in that is to go on as it is, as nearly all are: those with choices and
+        without usage, an error or the mark of the end.
+        """
+        if self.done or self._failure is not None:
+            return False
+        try:
+            chunk = _CHUNK.decode(line[_LINE_START:])
+        except MALFORMED:
+            return False
+        choices = chunk.choices
+        if choices is None or (chunk.error is not _NOTHING and _said(chunk.error)):
+            return False
+        if chunk.usage is not _NOTHING and _said(chunk.usage):
+            return False
+        self._count(chunk, choices)
+        return True
+
     def end(self) -> list[chat_pb2.ChatEvent]:
         """The provider closed the stream: well, when every choice has ended."""
         if self._failure is not None:
@@ -194,6 +213,13 @@ class NativeStream(StreamState):
             raise embedded_error(self._row, msgspec.json.decode(data))
         if choices is None:
             raise protocol_error(self._row, "sent an event that is no chunk of an answer")
+        self._count(chunk, choices)
+        if chunk.usage is not _NOTHING and _said(chunk.usage):
+            data = self._metered(data, bool(choices))
+        return data.replace(b"\n", b"\ndata: ") if _LF in data else data
+
+    def _count(self, chunk: _Chunk, choices: list[_ChunkChoice]) -> None:
+        """What a chunk says of how far the answer is."""
         if not self.upstream_id and chunk.id:
             self.upstream_id = chunk.id
         for choice in choices:
@@ -212,9 +238,6 @@ class NativeStream(StreamState):
                 self.finish_reason = self.finish_reason or choice.finish_reason
             else:
                 self._begun.add(choice.index)
-        if chunk.usage is not _NOTHING and _said(chunk.usage):
-            data = self._metered(data, bool(choices))
-        return data.replace(b"\n", b"\ndata: ") if _LF in data else data
 
     def _metered(self, data: bytes, has_choices: bool) -> bytes:
         """A chunk with usage: with its cost, or without the usage that nobody asked for."""

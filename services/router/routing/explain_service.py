@@ -83,6 +83,7 @@ class _UnmadeCall:
     method: str = _METHOD
     timeout_s: float | None = None
     plan: plan_pb2.Plan = field(default_factory=plan_pb2.Plan)
+    send_now: None = None
 
     async def send(self, payload: bytes) -> None:
         for event in chat_service_pb2.ChatResponse.FromString(payload).events:

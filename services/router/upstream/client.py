@@ -24,7 +24,7 @@ from runtime.clock import Clock
 from runtime.errors import GatewayError
 from runtime.failpoints import OFF, Failpoint, Failpoints
 from services.router.providers.base import Headers, Signer, UpstreamRequest
-from services.router.upstream.connection import Connection
+from services.router.upstream.connection import Connection, Taker
 from services.router.upstream.egress import Origin, check_headers, check_path, is_forbidden
 
 IDLE_MAX: Final = 256
@@ -112,13 +112,14 @@ class UpstreamResponse:
                 return value.decode("latin-1")
         return ""
 
-    async def chunk(self) -> bytes:
+    async def chunk(self, taker: Taker | None = None) -> bytes:
         """What has arrived of the body, decoded; empty at its end.
 
-        Raises UPSTREAM_PROTOCOL when the body breaks off or does not decode.
+        While it waits, ``taker`` may be offered what comes: see ``Connection.read``. Raises
+        UPSTREAM_PROTOCOL when the body breaks off or does not decode.
         """
         if self._decoder is None:
-            return await self._connection.read()
+            return await self._connection.read(taker)
         return await self._decoder.chunk(self._connection)
 
     async def read(self, bytes_max: int) -> bytes:

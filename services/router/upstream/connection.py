@@ -34,6 +34,12 @@ _FIRST_FINAL_STATUS: Final = 200
 _NO_BODY_LENGTH: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
+Taker = Callable[[bytes], bool]
+"""What a chunk is offered to before a reader is woken for it: whether it took it. It never waits
+and never raises.
+"""
+
+
 class Connection(asyncio.BufferedProtocol):
     """A connection: idle, or in one exchange (``send``, ``head``, ``read`` until empty)."""
 
@@ -50,6 +56,7 @@ class Connection(asyncio.BufferedProtocol):
         "_lost",
         "_parser",
         "_paused",
+        "_taker",
         "_transport",
         "_unread_bytes",
         "_waiter",
@@ -67,6 +74,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
+        self._taker: Taker | None = None
         self._chunks: list[bytes] = []
         self._unread_bytes = 0
         self._head_bytes = 0
@@ -119,17 +127,23 @@ class Connection(asyncio.BufferedProtocol):
                 raise self._failure
             await self._more()
 
-    async def read(self) -> bytes:
+    async def read(self, taker: Taker | None = None) -> bytes:
         """What has arrived of the body, not much more than ``READ_BYTES`` of it; empty at its end.
 
-        Raises UPSTREAM_PROTOCOL when the body breaks off, after what did arrive was read.
+        While it waits, ``taker`` is offered every chunk that comes alone, in the turn of the event
+        loop that brings it; what it takes does not wake the reader. Raises UPSTREAM_PROTOCOL when
+        the body breaks off, after what did arrive was read.
         """
         while not self._chunks:
             if self._complete:
                 return b""
             if self._failure is not None:
                 raise self._failure
-            await self._more()
+            self._taker = taker
+            try:
+                await self._more()
+            finally:
+                self._taker = None
         return self._taken() if self._unread_bytes <= READ_BYTES else self._some()
 
     def _some(self) -> bytes:
@@ -146,6 +160,18 @@ class Connection(asyncio.BufferedProtocol):
         if self._paused and self._unread_bytes <= HIGH_WATER // 2:
             self._resume()
         return data
+
+    def _is_taken(self, taker: Taker) -> bool:
+        """Whether nobody need be woken for what has come."""
+        chunks, waiter = self._chunks, self._waiter
+        # A reader that was woken or cancelled does not wait any more.
+        if len(chunks) != 1 or self._complete or waiter is None or waiter.done():
+            return False
+        if not taker(chunks[0]):
+            return False
+        chunks.clear()
+        self._unread_bytes = 0
+        return True
 
     def _taken(self) -> bytes:
         chunks = self._chunks
@@ -259,6 +285,9 @@ class Connection(asyncio.BufferedProtocol):
             return
         if not self._head_done and self._head_bytes > HEAD_BYTES_MAX:
             self._fail(_protocol(f"The provider sent more than {HEAD_BYTES_MAX} bytes of headers."))
+            return
+        taker = self._taker
+        if taker is not None and self._is_taken(taker):
             return
         if self._unread_bytes > HIGH_WATER and self._waiter is None and not self._complete:
             self._pause()

@@ -18,6 +18,7 @@ from runtime.errors import GatewayError
 from runtime.sse import SseParser
 from services.router.providers.base import Job, RunsJobs, UpstreamRequest, Wire
 from services.router.upstream.client import Target, Upstream, UpstreamResponse, moved, too_large
+from services.router.upstream.connection import Taker
 from services.router.upstream.egress import Origin, origin_of
 
 PAUSE_S_MIN: Final = 0.25
@@ -214,11 +215,13 @@ class JobAnswer:
                     raise
                 pause_s = max(pause_s, error.retry_after_ms / 1000)
 
-    async def chunk(self) -> bytes:
-        """What has arrived of the stream, and at its end how the job ended; then nothing.
+    async def chunk(self, taker: Taker | None = None) -> bytes:
+        """What has arrived of the stream, and at its end how the job ended; then nothing. All of
+        it is looked at here, so that ``taker`` is offered none.
 
         Raises what the vendor answers when it is asked instead.
         """
+        del taker
         if self._events is not None:
             data = await self._events.chunk()
             self._ended = any(map(self._place.wire.is_last, self._parser.feed(data)))

@@ -162,6 +162,29 @@ async def test_chunks_come_as_they_arrive() -> None:
         assert provider.connections == 1
 
 
+async def test_a_taker_gets_what_comes_alone_and_the_reader_gets_the_rest() -> None:
+    async with FakeProvider() as provider, opened() as upstream:
+        provider.default = Reply(chunk_delay_s=0.02, text="one two three four")
+        taken: list[bytes] = []
+
+        def take(chunk: bytes) -> bool:
+            if b"three" in chunk or b"[DONE]" in chunk:
+                return False
+            taken.append(chunk)
+            return True
+
+        response = await upstream.open(target(provider.base_url), post(STREAM))
+        read: list[bytes] = []
+        while piece := await response.chunk(take):
+            read.append(piece)
+        assert any(b"two" in chunk for chunk in taken)
+        assert any(b"three" in chunk for chunk in read)
+        assert b"".join(read).endswith(b"data: [DONE]\n\n")
+        response.close()
+        await fetch(upstream, provider.base_url)
+        assert provider.connections == 1
+
+
 @pytest.mark.parametrize("fault_after", [0, 2])
 async def test_a_cancelled_call_hangs_up_on_the_provider_at_once(fault_after: int) -> None:
     async with FakeProvider() as provider, opened() as upstream:
