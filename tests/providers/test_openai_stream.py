@@ -378,6 +378,51 @@ def test_a_batch_is_forwarded_as_one_piece_with_its_very_bytes() -> None:
     assert forwarded == b'data: %b\n\ndata: {"choices":\ndata: []}\n\n' % first.data
 
 
+@pytest.mark.parametrize(
+    ("said", "whole"),
+    [
+        (chunk(says("Hé")), True),
+        (chunk(says("Hé"), usage=None), True),
+        (chunk(says("a"), says("b", 1), error=None), True),
+        (chunk({"index": 0, "delta": {"refusal": "no"}}), True),
+        (chunk(calls({"index": 0, "function": {"name": "f", "arguments": "{}"}})), True),
+        (chunk(ends()), True),
+        (chunk(), True),
+        (chunk(says("a"), usage=USAGE), False),
+        (event({"error": {"message": "no"}}), False),
+        (event({"id": "c-1"}), False),
+        (event([]), False),
+        (ServerSentEvent(b"", b"no json"), False),
+        (ServerSentEvent(b"", b""), False),
+        (DONE, False),
+    ],
+)
+def test_what_goes_on_as_it_is_counts_as_what_is_looked_at(
+    said: ServerSentEvent, whole: bool
+) -> None:
+    stream, other = opened("openai", native=True), opened("openai", native=True)
+    line = b"data: %b\n\n" % said.data
+    assert stream.forwards(line) is whole
+    if whole:
+        assert native_bytes(other, said) == line
+    assert progress_of(stream) == progress_of(other)
+    assert not opened("openai").forwards(line)
+
+
+def test_nothing_goes_on_after_a_failure_or_the_end() -> None:
+    line = b"data: %b\n\n" % chunk(says("a")).data
+    failed, over = opened("openai", native=True), opened("openai", native=True)
+    failed.feed([chunk(says("a")), event({"error": {"message": "no"}})])
+    over.feed([chunk(ends()), DONE])
+    assert not failed.forwards(line)
+    assert not over.forwards(line)
+
+
+def progress_of(stream: Stream) -> tuple[Any, ...]:
+    figures = stream.output_bytes, stream.started, stream.done
+    return *figures, stream.finish_reason, stream.upstream_id, stream.usage
+
+
 def test_usage_is_forwarded_with_its_cost_when_it_was_asked_for() -> None:
     stream = opened("openai", native=True, stream_usage=True)
     last = chunk(usage=USAGE, service_tier="flex")

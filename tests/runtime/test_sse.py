@@ -191,3 +191,27 @@ def test_recorded_streams_are_read_the_same_in_one_piece_and_in_bytes() -> None:
         assert _parsed(*(body[i : i + 7] for i in range(0, len(body), 7))) == whole
         assert whole
     assert streams > 100
+
+
+@pytest.mark.parametrize(
+    ("before", "chunk", "is_line"),
+    [
+        ("data: a\n\n", "data: b\n\n", True),
+        ("", "data: b\n\n", False),
+        ("data: a\n\n", "data: b\n", False),
+        ("data: a\n\n", "data: b\n\ndata: c\n\n", False),
+        ("data: a\n\n", "data: b\ndata: c\n\n", False),
+        ("data: a\n\n", "data: b\rdata: c\n\n", False),
+        ("data: a\n\n", "event: b\n\n", False),
+        ("data: a\n\ndata", "data: b\n\n", False),
+        ("data: a\n\r\n\r", "data: b\n\n", False),
+    ],
+)
+def test_a_chunk_is_one_line_only_where_nothing_else_is_open(
+    before: str, chunk: str, is_line: bool
+) -> None:
+    parser = SseParser()
+    parser.feed(before.encode())
+    assert parser.is_line(chunk.encode()) is is_line
+    if is_line:
+        assert parser.feed(chunk.encode()) == [ServerSentEvent(b"", chunk[6:-2].encode())]
