@@ -114,10 +114,11 @@ class Leg:
 
     def arrived(self, payload: bytes) -> bool:
         """Takes in a payload; false when the peer had no credit for it."""
-        if self._room_bytes <= 0:
+        room = self._room_bytes
+        if room <= 0:
             return False
         size = len(payload) + PAYLOAD_OVERHEAD_BYTES
-        self._room_bytes -= size
+        self._room_bytes = room - size
         reader = self._reader
         if reader is None or reader.done():
             self.inbox.append(payload)

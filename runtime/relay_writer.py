@@ -147,20 +147,9 @@ class FrameWriter:
     def frame(self, size: int) -> Callable[..., Frame]:
         """What adds one frame with ``size`` bytes of content; to be called at once.
 
-        Frames keep their order. ``size`` is at most ``part_bytes`` and some metadata.
+        Frames keep their order. ``size`` is at most ``part_bytes`` and some metadata. Makes room
+        in a new batch if need be, and wakes the writer.
         """
-        self._reserve(size)
-        return self.add
-
-    def append(self, frame: bytes) -> None:
-        """Adds one frame that is made already. It goes before what :meth:`frame` adds to the same
-        batch, so that only a call's first frame may come this way.
-        """
-        self._reserve(len(frame))
-        self._raw.append(frame)
-
-    def _reserve(self, size: int) -> None:
-        """Makes room for a frame, in a new batch if need be, and wakes the writer."""
         total = self._bytes + size + self._frame_bytes
         if total > self._batch_bytes_max and self._bytes:
             self._full.append((self._batch, self._raw, self._bytes))
@@ -171,6 +160,14 @@ class FrameWriter:
         self._bytes = total
         if self._sleeper is not None:
             self._wake()
+        return self.add
+
+    def append(self, frame: bytes) -> None:
+        """Adds one frame that is made already. It goes before what :meth:`frame` adds to the same
+        batch, so that only a call's first frame may come this way.
+        """
+        self.frame(len(frame))
+        self._raw.append(frame)
 
     def send_large(
         self,
@@ -210,7 +207,7 @@ class FrameWriter:
         """Writes batches until :meth:`close`; raises what ``write`` raises, which is
         :class:`NotWritten` when nothing of the batch went out.
         """
-        gather_s = self._gather_s
+        gather_s, monotonic = self._gather_s, self._clock.monotonic
         late_s = LATE_WINDOWS * gather_s or math.inf
         busy = LATE_WINDOWS * QUIET_FRAMES
         began_s = -math.inf
@@ -222,17 +219,17 @@ class FrameWriter:
                     return
                 self._sleeper = self.loop.create_future()
                 await self._sleeper
-            now_s = self._clock.monotonic()
+            now_s = monotonic()
             if load > busy and now_s - began_s < gather_s and not self._closing:
                 await self._clock.sleep(gather_s - (now_s - began_s))
-                now_s = self._clock.monotonic()
+                now_s = monotonic()
             load *= math.exp((began_s - now_s) / late_s)
             began_s = now_s
-            load += await self._write(write)
+            load += await self._write(write, now_s)
             while self._full:
-                load += await self._write(write)
+                load += await self._write(write, monotonic())
 
-    async def _write(self, write: Callable[[bytes], Awaitable[object]]) -> int:
+    async def _write(self, write: Callable[[bytes], Awaitable[object]], now_s: float) -> int:
         """Writes the oldest batch; how many frames it had."""
         if self.large and not self._full:
             self._add_parts()
@@ -241,16 +238,18 @@ class FrameWriter:
         if lateness is not None and lateness.late_s >= 0.001:
             cast("RelayResponse", batch).late_ms = int(lateness.late_s * 1000)
         frames = len(batch.frames) + len(raw)
-        began_s = self._clock.monotonic()
-        try:
+        message = batch.SerializeToString()
+        if raw:
             # Messages put together are one message: its repeated fields follow each other.
-            await write(b"".join((*raw, batch.SerializeToString())))
+            message = b"".join((*raw, message))
+        try:
+            await write(message)
         except NotWritten:
             self._full.appendleft((batch, raw, 0))
             raise
         if self._in_flight:
             self._in_flight = []
-        if self._clock.monotonic() - began_s > BLOCKED_S:
+        if self._clock.monotonic() - now_s > BLOCKED_S:
             # What freed a blocked write may have been the end of the stream, which the reader
             # learns a moment later. Nothing more is handed over before that moment has passed.
             await self._clock.sleep(SETTLE_S)

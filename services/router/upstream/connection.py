@@ -164,10 +164,10 @@ class Connection(asyncio.BufferedProtocol):
     def _is_taken(self, taker: Taker) -> bool:
         """Whether nobody need be woken for what has come."""
         chunks, waiter = self._chunks, self._waiter
-        # A reader that was woken or cancelled does not wait any more.
-        if len(chunks) != 1 or self._complete or waiter is None or waiter.done():
+        if len(chunks) != 1 or self._complete:
             return False
-        if not taker(chunks[0]):
+        # A reader that was woken or cancelled does not wait any more.
+        if waiter is None or waiter.done() or not taker(chunks[0]):
             return False
         chunks.clear()
         self._unread_bytes = 0
@@ -276,16 +276,19 @@ class Connection(asyncio.BufferedProtocol):
             # Nothing was asked: whatever this is, it must not become the next call's answer.
             self._fail(_protocol("The provider sent data that no request asked for."))
             return
-        if not self._head_done:
-            self._head_bytes += nbytes
+        in_head = not self._head_done
         try:
             self._parser.feed_data(_RECEIVED[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._fail(_protocol("The provider's answer is not HTTP/1.1."))
             return
-        if not self._head_done and self._head_bytes > HEAD_BYTES_MAX:
-            self._fail(_protocol(f"The provider sent more than {HEAD_BYTES_MAX} bytes of headers."))
-            return
+        if in_head:
+            self._head_bytes += nbytes
+            if not self._head_done and self._head_bytes > HEAD_BYTES_MAX:
+                self._fail(
+                    _protocol(f"The provider sent more than {HEAD_BYTES_MAX} bytes of headers.")
+                )
+                return
         taker = self._taker
         if taker is not None and self._is_taken(taker):
             return
