@@ -18,7 +18,7 @@ FROM python:3.13-slim
 RUN useradd --uid 10001 --create-home --home-dir /var/lib/onegate onegate
 COPY --from=build /opt/onegate /opt/onegate
 ENV PATH=/opt/onegate/bin:$PATH PYTHONUNBUFFERED=1 \
-    MALLOC_ARENA_MAX=2 MALLOC_TRIM_THRESHOLD_=131072 \
+    MALLOC_ARENA_MAX=2 \
     GRPC_EXPERIMENTS=-event_engine_client,-event_engine_listener
 USER 10001:10001
 WORKDIR /var/lib/onegate

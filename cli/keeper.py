@@ -19,7 +19,6 @@ from runtime.resident import give_back
 
 TUNING: Final = {
     "MALLOC_ARENA_MAX": "2",
-    "MALLOC_TRIM_THRESHOLD_": "131072",
     "GRPC_EXPERIMENTS": "-event_engine_client,-event_engine_listener",
 }
 """What every process that is kept is tuned with; who sets the same variables otherwise has their
