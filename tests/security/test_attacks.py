@@ -167,17 +167,32 @@ def test_no_statement_is_put_together_from_what_somebody_sent() -> None:
                 )
                 if called in ("execute", "exec_driver_sql", "text", "executescript") and formatted:
                     found.add(f"{path.relative_to(ROOT)}: {ast.unparse(given)}")
-    assert found == SETTINGS_OF_A_CONNECTION
+    assert found == OF_OUR_OWN
 
 
-SETTINGS_OF_A_CONNECTION = {
+OF_OUR_OWN = {
     "runtime/sql_sqlite.py: f'PRAGMA {pragma}'",
     "runtime/sql_postgres.py: f'SELECT {settings}'",
     "runtime/sql_postgres.py: psycopg.sql.SQL('LISTEN {}').format(psycopg.sql.Identifier(channel))",
     "runtime/sql_postgres.py: f'SET LOCAL statement_timeout = {limit}'",
     "runtime/sql_postgres.py: f'SET LOCAL lock_timeout = {limit}'",
+    "services/usage/ledger/ledger_store.py: f'SELECT {asked}'",
+    "services/usage/reconcile/scratch_sql.py: f'PRAGMA cache_size = -{_CACHE_KIB}'",
+    "services/usage/reconcile/scratch_sql.py: _READ.format(side=side)",
+    "services/usage/reconcile/scratch_sql.py: _TABLE.format(side=side)",
+    "services/usage/retention/partition_store.py: f'LOCK TABLE {REST} IN ACCESS EXCLUSIVE MODE'",
+    (
+        "services/usage/retention/partition_store.py:"
+        " f'CREATE TABLE {month.part} (LIKE {RECORDS.name} INCLUDING ALL)'"
+    ),
+    (
+        'services/usage/retention/partition_store.py: f"ALTER TABLE {RECORDS.name} ATTACH PARTITION'
+        " {month.part} FOR VALUES FROM ('{bounds[0]}') TO ('{bounds[1]}')\""
+    ),
 }
-"""Statements that take no parameters, made of this program's own constants and whole numbers."""
+"""Statements that take no parameters, made of this program's own constants, names of months, bounds
+of months as UUIDs, and whole numbers.
+"""
 
 
 def test_nothing_that_a_caller_sends_chooses_where_the_gateway_calls(
