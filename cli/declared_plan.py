@@ -1,7 +1,7 @@
 """What must be done for an organisation to be what a file says: an ordered list of steps. Each is
 one call of auth, with its rights and its entry in the log.
 
-Pure: a step is a text for people and what it asks for; ``declared_steps.py`` carries it out.
+A step is a text for people and what it asks for; ``declared_steps.py`` carries it out.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

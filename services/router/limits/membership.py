@@ -4,7 +4,7 @@ A router is a member by its id, which lies in its journal's directory: whoever h
 lock is that member, so a router that is started again takes its own place. The pool in Valkey
 counts a member as present until its lease ends; only after that may the member use its share alone.
 Commands prove how fresh they are by the last server time that was heard, so the end of the lease is
-known here even when an answer is lost. Pure but for the one small file.
+known here even when an answer is lost. It touches nothing but that one small file.
 """
 
 from pathlib import Path

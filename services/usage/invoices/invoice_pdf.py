@@ -6,12 +6,14 @@ no name can keep an invoice from being printed.
 """
 
 import logging
+import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from fontTools.ttLib import TTFont, TTLibError
 from fpdf import FPDF
 from fpdf.enums import WrapMode, XPos, YPos
 from fpdf.fonts import TTFFont
@@ -20,6 +22,16 @@ from services.usage.invoices.invoice_page import Block, Page, Sum
 
 logging.getLogger("fontTools").setLevel(logging.ERROR)
 
+_TABLES: Final = ("head", "hhea", "hmtx", "maxp", "cmap", "name", "post", "OS/2")
+_BROKEN: Final = (
+    TTLibError,
+    AssertionError,
+    LookupError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
+"""What reading a font raises that was cut off or changed: fontTools checks little of its own."""
 _FONTS: Final = Path(__file__).parent / "fonts"
 _FAMILY: Final = "text"
 _FURTHER: Final = "further"
@@ -87,13 +99,19 @@ def _printed(sheet: "_Sheet", issued_at: str | None, further_font: Path | None) 
 
 
 def _check(font: Path) -> None:
+    """Reads what drawing needs of a font. fpdf2 leaves the file open of one that it cannot read."""
     try:
         with font.open("rb") as file:
-            head = file.read(4)
+            if file.read(4) not in _MAGIC:
+                raise FontError(f"{font} is no TrueType or OpenType font.")
+            file.seek(0)
+            tables = TTFont(file, fontNumber=0)
+            for tag in _TABLES:
+                tables[tag]
     except OSError as error:
         raise FontError(f"{font} cannot be read: {error.strerror}") from None
-    if head not in _MAGIC:
-        raise FontError(f"{font} is no TrueType or OpenType font.")
+    except _BROKEN as error:
+        raise FontError(f"{font} is no font that can be used: {error}") from error
 
 
 class _Sheet(FPDF):
@@ -114,10 +132,7 @@ class _Sheet(FPDF):
             self.add_font(_FAMILY, style, _FONTS / name)
         if further_font is not None:
             _check(further_font)
-            try:
-                self.add_font(_FURTHER, "", further_font)
-            except Exception as error:
-                raise FontError(f"{further_font} is no font that can be used: {error}") from error
+            self.add_font(_FURTHER, "", further_font)
             self.set_fallback_fonts([_FURTHER], exact_match=False)
         for font in self.fonts.values():
             if isinstance(font, TTFFont):

@@ -232,6 +232,11 @@ def test_a_pdf_takes_any_name(tmp_path: Path) -> None:
     with pytest.raises(invoice_pdf.FontError, match="broken"):
         invoice_pdf.pdf(sample(1), issued_at=None, further_font=broken)
     regular = Path(invoice_pdf.__file__).parent / "fonts" / "DejaVuSans.ttf"
+    whole = regular.read_bytes()
+    for damaged in (whole[:1000], whole[: len(whole) // 10], whole[:40] + bytes(200) + whole[240:]):
+        broken.write_bytes(damaged)
+        with pytest.raises(invoice_pdf.FontError, match="no font that can be used"):
+            invoice_pdf.pdf(sample(1), issued_at=None, further_font=broken)
     assert invoice_pdf.pdf(sample(1), issued_at=None, further_font=regular).missing
 
 
